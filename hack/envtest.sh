@@ -6,7 +6,6 @@
 #   2. the cache, filled by an earlier run
 #   3. the official release of the version that hack/envtest/go.mod requires
 #   4. a build of that version with Go, from hack/envtest/go.mod
-#   5. a build of Kubernetes 1.20 from Debian's source package, for a machine without Go
 #
 # With KUBERNETES=oldest the version is the oldest one that tcoder supports, of hack/envtest/oldest/go.mod; only 2, 3 and 4 are
 # tried. With the argument `node` the folder also has kubelet, kube-scheduler, kube-controller-manager and kube-proxy.
@@ -32,10 +31,7 @@ required() { sed -n "s#^[[:space:]]*$1 v\([0-9.]*\).*#\1#p" "$modules/go.mod" | 
 kubernetes=$(required k8s.io/kubernetes)
 etcd_version=$(required go.etcd.io/etcd/server/v3)
 current=$cache/kubernetes-$kubernetes
-debian=$cache/kubernetes-1.20-debian
 node_programs="kubelet kube-scheduler kube-controller-manager kube-proxy"
-# Older versions of kubectl cannot build the overlays in manifests/.
-oldest_kubectl=1.22
 
 log() { echo "$*" >&2; }
 
@@ -45,8 +41,8 @@ The operator's tests need a Kubernetes API server, and none could be had: $*.
 
   Go 1.21+        https://go.dev/dl; then this script builds Kubernetes $kubernetes itself
   setup-envtest   export KUBEBUILDER_ASSETS="\$(setup-envtest use -p path)"
-  by hand         a folder with kube-apiserver, etcd (3.5 or newer) and kubectl ($oldest_kubectl or newer),
-                  and KUBEBUILDER_ASSETS set to it
+  by hand         a folder with kube-apiserver (1.33 or newer), etcd (3.5 or newer) and kubectl, and
+                  KUBEBUILDER_ASSETS set to it
 
 Then run the same command again.
 TEXT
@@ -158,16 +154,6 @@ fill() {
   is_complete "$folder"
 }
 
-build_from_debian() {
-  # Current releases of kubectl and etcd do for the old API server; Debian's own kubectl is too old.
-  kubectl=$(command -v kubectl || true)
-  if [ -z "$kubectl" ] || ! at_least "$(version_of "$kubectl" version --client)" $oldest_kubectl; then
-    log "There is no kubectl $oldest_kubectl or newer to go with Debian's Kubernetes."
-    return 1
-  fi
-  "$here/envtest/build-from-debian.sh" "$1" >&2 && ln -s "$kubectl" "$1/kubectl"
-}
-
 # A folder of its own for the programs of $1 and, where it has none, those of the folder $2.
 complete_with() {
   folder=$cache/sets/$(printf '%s:%s' "$1" "$2" | cksum | cut -d ' ' -f 1)
@@ -179,10 +165,14 @@ complete_with() {
   echo "$folder"
 }
 
-if [ "$which" = oldest ] || [ -n "$with" ]; then
+see_to_current() {
   has openssl || give_up "the program openssl is missing"
   is_complete "$current" || fill "$current" download || fill "$current" build_with_go ||
     give_up "neither the official release nor a build"
+}
+
+if [ "$which" = oldest ] || [ -n "$with" ]; then
+  see_to_current
   [ -z "$with" ] || add_node_programs "$current" || give_up "no build of the programs of a node"
   echo "$current"
   exit
@@ -192,20 +182,8 @@ if [ -n "$assets" ] && is_complete "$assets"; then
   echo "$assets"
   exit
 fi
-has openssl || give_up "the program openssl is missing"
-if is_complete "$current" || fill "$current" download; then
-  found=$current
-else
-  is_complete "$debian" || log "The official release of Kubernetes cannot be fetched from here."
-  if fill "$current" build_with_go; then
-    found=$current
-  elif is_complete "$debian" || fill "$debian" build_from_debian; then
-    log "The operator's tests run on Kubernetes 1.20, which knows no validation rules (CEL); Go brings a current one."
-    found=$debian
-  else
-    give_up "neither the official release nor a build"
-  fi
-fi
+see_to_current
+found=$current
 if [ -n "$assets" ] && [ -x "$assets/kube-apiserver" ]; then
   found=$(complete_with "$assets" "$found")
 fi

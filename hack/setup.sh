@@ -49,6 +49,9 @@ if [ "$what" = node ]; then
   # For the names of Services, and for the Services themselves.
   has dnsmasq || missing="$missing dnsmasq-base"
   has nft || missing="$missing nftables"
+  # For the NetworkPolicies.
+  has iptables || missing="$missing iptables"
+  has ipset || missing="$missing ipset"
   has ip || missing="$missing iproute2"
   has curl || missing="$missing curl"
   has jq || missing="$missing jq"

@@ -6,6 +6,8 @@
 #   test-node.sh           runs it
 #   test-node.sh --check   says in one line why this machine cannot run it, and fails, or succeeds
 #   test-node.sh --shell   starts the node and a shell with kubectl, without the checks
+#
+# It builds tcoder, unless TCODER names the program. NODE_KEEP_LOGS names a folder for the logs of the node.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,24 +23,46 @@ if [ ! -e /sys/fs/cgroup/cgroup.controllers ] && [ ! -w /sys/fs/cgroup/memory ];
 fi
 unshare --net --mount --pid --fork --mount-proc true 2>/dev/null || cannot "no namespaces can be made"
 grep -qw overlay /proc/filesystems || cannot "the kernel has no overlayfs"
+[ -e /proc/sys/net/bridge ] || modprobe br_netfilter 2>/dev/null ||
+  cannot "the kernel does not filter what pods on a bridge send each other (br_netfilter)"
 [ "${1:-}" != --check ] || exit 0
 
 hack/setup.sh node
 NODE_PROGRAMS=$(hack/envtest.sh node)
 NODE_HELM=$(hack/helm.sh)
-cargo=${CARGO:-cargo}
-"$cargo" build --locked --bin tcoder
+NODE_KUBE_ROUTER=$(hack/kube-router.sh)
+NODE_TCODER=${TCODER:-}
+if [ -z "$NODE_TCODER" ]; then
+  "${CARGO:-cargo}" build --locked --bin tcoder
+  NODE_TCODER=${CARGO_TARGET_DIR:-target}/debug/tcoder
+fi
 # shellcheck source=hack/python.sh
 . hack/python.sh
 python_packages tests/s3
 # Its path must be short: it contains sockets.
 NODE_WORK=$(mktemp -d /tmp/tcoder-node.XXXXXX)
-NODE_TCODER=${CARGO_TARGET_DIR:-target}/debug/tcoder
 NODE_PYTHON=$python_packages
 NODE_MODE=${1:-}
 # The kubelet's cgroups are below this one.
 NODE_CGROUP=/$(basename "$NODE_WORK" | tr . -)
-export NODE_PROGRAMS NODE_HELM NODE_WORK NODE_TCODER NODE_PYTHON NODE_CGROUP NODE_MODE
+export NODE_PROGRAMS NODE_HELM NODE_KUBE_ROUTER NODE_WORK NODE_TCODER NODE_PYTHON NODE_CGROUP NODE_MODE
+
+# What the node changes of the machine itself is put back at the end. The kubelet sets these settings of the kernel:
+settings=(vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes)
+declare -A setting_before
+for setting in "${settings[@]}"; do
+  [ ! -r "/proc/sys/$setting" ] || setting_before[$setting]=$(cat "/proc/sys/$setting")
+done
+# Controllers of cgroups (version 2) which the root does not have for its children.
+controllers_added=
+add_controllers() {
+  local control=/sys/fs/cgroup/cgroup.subtree_control controller
+  [ -e $control ] || return 0
+  # shellcheck disable=SC2013 # words
+  for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
+    grep -qw "$controller" $control || ! echo "+$controller" >$control 2>/dev/null || controllers_added+=" $controller"
+  done
+}
 
 node=
 clean_up() {
@@ -54,10 +78,18 @@ clean_up() {
     [ -n "$(find /sys/fs/cgroup -type d -path "*$NODE_CGROUP*" -print -quit)" ] || break
     sleep 0.2
   done
+  for controller in $controllers_added; do
+    echo "-$controller" >/sys/fs/cgroup/cgroup.subtree_control || true
+  done
+  for setting in "${!setting_before[@]}"; do
+    [ "$(cat "/proc/sys/$setting")" = "${setting_before[$setting]}" ] ||
+      echo "${setting_before[$setting]}" >"/proc/sys/$setting" || true
+  done
   rm -rf "$NODE_WORK"
 }
 trap clean_up EXIT
 trap 'exit 1' INT TERM
+add_controllers
 hack/node/images.sh
 namespaces=(unshare --net --mount --pid --fork --kill-child --mount-proc)
 if [ "$NODE_MODE" = --shell ]; then

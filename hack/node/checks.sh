@@ -7,7 +7,7 @@ worker=app.kubernetes.io/component=worker
 s3=http://localhost:8333
 
 step() { printf '%(%T)T  %s\n' -1 "$*"; }
-wrong() {
+fail() {
   echo "WRONG: $*" >&2
   kubectl get pods -A -o wide >&2
   kubectl get tj -A -o wide >&2
@@ -19,25 +19,24 @@ wrong() {
 }
 # What a TranscodeJob's status says: `of NAME .status.phase`.
 of() { kubectl get tj "$1" -o "jsonpath={$2}"; }
-phase_is() { kubectl wait --for=jsonpath='{.status.phase}'="$2" "tj/$1" --timeout="${3:-120s}" >/dev/null || wrong "$1 is not $2"; }
-# Waits up to about six minutes until a command succeeds: an idle controller looks at its pods every few minutes.
-until_true() {
-  local what=$1
-  shift
-  for _ in $(seq 1500); do
-    if "$@" >/dev/null 2>&1; then return; fi
-    sleep 0.2
-  done
-  wrong "it does not happen: $what"
-}
+phase_is() { kubectl wait --for=jsonpath='{.status.phase}'="$2" "tj/$1" --timeout="${3:-120s}" >/dev/null || fail "$1 is not $2"; }
+# An idle controller looks at its pods every few minutes.
+patience=360
+# shellcheck source=hack/node/lib.sh
+. hack/node/lib.sh
 # Waits until a job is being encoded: processes of pods are in the PID namespace of this script.
 encodes() {
   phase_is "$1" Running
   until_true "FFmpeg encodes $1" pgrep -x ffmpeg
 }
+# Holds the encode of a job up, so that it lasts as long as what happens to its worker takes.
+freeze() {
+  encodes "$1"
+  pkill -STOP -x ffmpeg
+}
 workers() { kubectl -n $space get pods -l $worker -o name; }
-worker_is_ready() { kubectl -n $space rollout status deployment/tcoder-worker --timeout=180s >/dev/null || wrong "no worker"; }
-# A job of the long film: `submit NAME BACKOFF-LIMIT`.
+worker_is_ready() { kubectl -n $space rollout status deployment/tcoder-worker --timeout=180s >/dev/null || fail "no worker"; }
+# A job of the longer film: `submit NAME BACKOFF-LIMIT`.
 submit() {
   kubectl apply -f - >/dev/null <<Y
 apiVersion: tcoder.dev/v1alpha1
@@ -57,24 +56,24 @@ complete_once() {
   until_true "an Event says that $1 is complete" eval "[ \"\$(completions $1)\" -gt 0 ]"
   local completed
   completed=$(completions "$1")
-  [ "$completed" = 1 ] || wrong "$1 was completed $completed times"
-  curl -fsS --output /dev/null "$s3/output/$(of "$1" '.status.outputs[0].key')" || wrong "$1 has no output"
+  [ "$completed" = 1 ] || fail "$1 was completed $completed times"
+  curl -fsS --output /dev/null "$s3/output/$(of "$1" '.status.outputs[0].key')" || fail "$1 has no output"
 }
 
 step "install, as docs/kubernetes.md says"
 kubectl apply -k manifests/crds >/dev/null
 kubectl apply -k hack/node/overlay >/dev/null
-kubectl -n $space wait --for=condition=Available deployment --all --timeout=5m >/dev/null || wrong "not all are available"
+kubectl -n $space wait --for=condition=Available deployment --all --timeout=5m >/dev/null || fail "not all are available"
 # The pods run under the restricted Pod Security Standard, which is enforced.
-if said=$(kubectl -n $space run pod --image=redis:7 2>&1); then wrong "the namespace takes any pod"; fi
-[[ $said == *'violates PodSecurity "restricted'* ]] || wrong "$said"
+if said=$(kubectl -n $space run pod --image=redis:7 2>&1); then fail "the namespace takes any pod"; fi
+[[ $said == *'violates PodSecurity "restricted'* ]] || fail "$said"
 
 step "upload a video through the port of the S3 server"
-films=$(mktemp -d)
+films=$NODE_WORK/films
+mkdir "$films"
 ffmpeg -v error -f lavfi -i testsrc2=size=1280x720:rate=30:duration=5 -f lavfi -i sine=duration=5 -c:v libx264 -preset ultrafast \
   -pix_fmt yuv420p -c:a aac "$films/holiday.mov"
-# Small enough for the memory of the S3 server.
-ffmpeg -v error -f lavfi -i testsrc2=size=1280x720:rate=30:duration=20 -c:v libx264 -preset ultrafast -crf 30 \
+ffmpeg -v error -f lavfi -i testsrc2=size=1280x720:rate=30:duration=8 -c:v libx264 -preset ultrafast \
   -pix_fmt yuv420p "$films/long.mp4"
 kubectl -n $space port-forward service/s3 8333 >/dev/null &
 forward=$!
@@ -84,30 +83,30 @@ phase_is holiday Uploading
 curl -fsS --connect-to s3:8333:localhost:8333 -T "$films/holiday.mov" "$(of holiday .status.uploadUrl)"
 complete_once holiday
 codecs=$(ffprobe -v error -show_entries stream=codec_name -of csv=p=0 "$(of holiday '.status.outputs[0].url')")
-[[ $codecs == *h264*aac* ]] || wrong "the output cannot be read: $codecs"
+[[ $codecs == *h264*aac* ]] || fail "the output cannot be read: $codecs"
 
 step "kill the worker with SIGKILL during an encode: the job ends once"
 curl -fsS -T "$films/long.mp4" $s3/input/films/long.mp4
 submit killed 2
-encodes killed
+freeze killed
 kill -KILL "$(pgrep -f '^/usr/local/bin/tcoder worker$')"
 complete_once killed
 restarts=$(kubectl -n $space get pods -l $worker -o 'jsonpath={.items[0].status.containerStatuses[0].restartCount}')
-[ "$restarts" -gt 0 ] || wrong "the worker was not killed"
+[ "$restarts" -gt 0 ] || fail "the worker was not killed"
 
 step "delete the pod by force during an encode: the job ends once"
 submit deleted 2
-encodes deleted
+freeze deleted
 kubectl -n $space delete pod -l $worker --grace-period=0 --force >/dev/null 2>&1
 complete_once deleted
 
 step "drain the node during an encode: the job goes on elsewhere"
 worker_is_ready
 submit drained 2
-encodes drained
+freeze drained
 before=$(workers)
-kubectl drain node --pod-selector=$worker --delete-emptydir-data --timeout=120s >/dev/null 2>&1 || wrong "the drain does not end"
-[ "$(workers)" != "$before" ] || wrong "the worker was not evicted"
+kubectl drain node --pod-selector=$worker --delete-emptydir-data --timeout=120s >/dev/null 2>&1 || fail "the drain does not end"
+[ "$(workers)" != "$before" ] || fail "the worker was not evicted"
 until_true "the next worker has no node" eval "kubectl -n $space get pods -l $worker -o json |
   jq -e '.items[].status.conditions[] | select(.reason == \"Unschedulable\")'"
 kubectl uncordon node >/dev/null
@@ -122,7 +121,7 @@ phase_is starved Failed 300s
 said=$(of starved .status.lastFailure.message)
 echo "          $said"
 # With cgroups of version 2 the kernel kills the whole container, and the worker cannot say anything.
-[ -e /sys/fs/cgroup/cgroup.controllers ] || [[ $said == *'ran out of memory'* ]] || wrong "the failure does not name the memory"
+[ -e /sys/fs/cgroup/cgroup.controllers ] || [[ $said == *'ran out of memory'* ]] || fail "the failure does not name the memory"
 kubectl -n $space set resources deployment/tcoder-worker --requests=memory=512Mi --limits=memory=4Gi >/dev/null
 worker_is_ready
 
@@ -134,6 +133,10 @@ phase_is waiting Queued
 kubectl -n $space scale deployment/tcoder-worker --replicas=1 >/dev/null
 complete_once waiting
 
+# Before there is a second controller.
+# shellcheck source=hack/node/policies.sh
+. hack/node/policies.sh
+
 step "a second installation for all namespaces waits, and says why"
 secret=$(kubectl -n $space get deployment tcoder-controller -o 'jsonpath={.spec.template.spec.containers[0].envFrom[1].secretRef.name}')
 kubectl create namespace second >/dev/null
@@ -144,58 +147,18 @@ helm install second manifests/helm/tcoder --namespace second --set replicas=1 --
 kubectl -n second create service externalname redis --external-name=redis.$space.svc.cluster.local >/dev/null
 until_true "the second installation names the first" eval "kubectl -n second logs deployment/second-controller |
   grep 'another installation reconciles the objects of all namespaces' | grep '\"namespace\":\"$space\"'"
-[ "$(kubectl -n second get deployment second-controller -o 'jsonpath={.status.readyReplicas}')" = "" ] || wrong "the second installation is ready"
+[ "$(kubectl -n second get deployment second-controller -o 'jsonpath={.status.readyReplicas}')" = "" ] || fail "the second installation is ready"
 helm uninstall second --namespace second >/dev/null
-kubectl get crd transcodejobs.tcoder.dev >/dev/null || wrong "the definitions are gone"
+kubectl get crd transcodejobs.tcoder.dev >/dev/null || fail "the definitions are gone"
 
-step "pods as machines: the controller makes a pod for a job"
-kubectl -n $space scale deployment/tcoder-worker --replicas=0 >/dev/null
-until_true "there is no worker" eval "[ -z \"\$(kubectl -n $space get pods -l $worker -o name)\" ]"
-pool() {
-  kubectl apply -f - >/dev/null <<Y
-apiVersion: tcoder.dev/v1alpha1
-kind: WorkerPool
-metadata: {name: pods, namespace: $space}
-spec:
-  max: $1
-  idleTimeoutSeconds: 10
-  image: ghcr.io/tcoder/tcoder-worker:$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-  provider:
-    pods:
-      resources:
-        requests: {cpu: 50m, memory: 128Mi, ephemeral-storage: 1Gi}
-        limits: {memory: 4Gi, ephemeral-storage: 1Gi}
-      template: {spec: {containers: [{name: worker, envFrom: [{secretRef: {name: $secret}}]}]}}
-Y
-}
-machines() { kubectl -n $space get pods -l tcoder.dev/worker-pool=pods "$@" -o name; }
-no_machine() { [ -z "$(machines)" ]; }
-pool 1
-submit pooled 2
-complete_once pooled
-
-step "kill the worker of such a pod during an encode: the job ends once"
-submit pool-killed 2
-encodes pool-killed
-kill -KILL "$(pgrep -f '^/usr/local/bin/tcoder worker$')"
-complete_once pool-killed
-until_true "there is no pod without work" no_machine
-
-step "from no pod to ten"
-pool 10
-began=$(date +%s%3N)
-for n in $(seq 12); do submit "ten-$n" 2; done
-ten_run() { [ "$(machines --field-selector=status.phase=Running | wc -l)" -ge 10 ]; }
-until_true "ten pods run" ten_run
-echo "          pods_0_to_10_s $(($(date +%s%3N) - began)) ms"
-kubectl delete tj --all --timeout=120s >/dev/null || wrong "the jobs are not deleted"
-until_true "there is no pod without work" no_machine
+# shellcheck source=hack/node/pods.sh
+. hack/node/pods.sh
 
 step "uninstall: the definitions remain"
 kill $forward
-kubectl delete tj,wp -A --all --timeout=120s >/dev/null || wrong "the jobs are not deleted"
-kubectl delete -k hack/node/overlay --timeout=180s >/dev/null || wrong "the installation is not deleted"
-kubectl get crd transcodejobs.tcoder.dev workerpools.tcoder.dev >/dev/null || wrong "the definitions are gone"
+kubectl delete tj,wp -A --all --timeout=120s >/dev/null || fail "the jobs are not deleted"
+kubectl delete -k hack/node/overlay --timeout=180s >/dev/null || fail "the installation is not deleted"
+kubectl get crd transcodejobs.tcoder.dev workerpools.tcoder.dev >/dev/null || fail "the definitions are gone"
 left=$(kubectl get clusterroles,clusterrolebindings -o name | grep tcoder-try-out) || left=
-[ -z "$left" ] || wrong "something is left: $left"
+[ -z "$left" ] || fail "something is left: $left"
 step "done"

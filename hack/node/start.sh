@@ -32,21 +32,19 @@ start() {
   "$@" >"$log/$name.log" 2>&1 &
 }
 
-# Waits up to two minutes until a command succeeds.
-until_true() {
-  local what=$1
-  shift
-  for _ in $(seq 600); do
-    if "$@" >/dev/null 2>&1; then return; fi
-    sleep 0.2
-  done
-  fail "It does not happen: $what"
-}
+patience=120
+# shellcheck source=hack/node/lib.sh
+. hack/node/lib.sh
 
 # Nothing leaves this network namespace: it has loopback, and the bridge of the pods.
 ip link set lo up
 ip address add $node/32 dev lo
 sysctl -qw net.ipv4.ip_forward=1
+# Nor is anything left in the folders of the machine that containerd, its plugins and the kubelet write to.
+for folder in run var/lib var/log; do
+  mkdir -p "$work/over/$folder" "$work/over/$folder.work"
+  mount -n -t overlay -o "lowerdir=/$folder,upperdir=$work/over/$folder,workdir=$work/over/$folder.work" overlay "/$folder"
+done
 mount --make-rshared /
 
 # The API server.
@@ -69,6 +67,7 @@ contexts: [{name: node, context: {cluster: node, user: admin}}]
 Y
 until_true "the API server is ready" kubectl get --raw /readyz
 start kube-controller-manager kube-controller-manager --kubeconfig="$KUBECONFIG" --leader-elect=false \
+  --flex-volume-plugin-dir="$work/plugins" \
   --service-account-private-key-file="$work/sa.key" --root-ca-file="$work/certificates/apiserver.crt"
 start kube-scheduler kube-scheduler --kubeconfig="$KUBECONFIG" --leader-elect=false
 
@@ -155,17 +154,18 @@ clusterDNS: [$node]
 clusterDomain: $domain
 resolvConf: $work/resolv.conf
 podLogsDir: $log/pods
+volumePluginDir: $work/plugins
 registerNode: true
+# The use of disks by pods, for evictions, is looked at once a minute otherwise.
+volumeStatsAggPeriod: 5s
 evictionHard: {memory.available: 50Mi, nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%}
 Y
 # The kubelet does not make the root of its cgroups.
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
   mkdir -p "/sys/fs/cgroup$NODE_CGROUP"
   # shellcheck disable=SC2013 # words
-  for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
-    for above in "" "$NODE_CGROUP"; do
-      echo "+$controller" >"/sys/fs/cgroup$above/cgroup.subtree_control" 2>/dev/null || true
-    done
+  for controller in $(cat "/sys/fs/cgroup$NODE_CGROUP/cgroup.controllers"); do
+    echo "+$controller" >"/sys/fs/cgroup$NODE_CGROUP/cgroup.subtree_control" 2>/dev/null || true
   done
 else
   for controller in /sys/fs/cgroup/*/; do
@@ -178,6 +178,10 @@ fi
 start kubelet kubelet --config "$work/kubelet.yaml" --kubeconfig "$KUBECONFIG" --root-dir "$work/kubelet" \
   --hostname-override=node --node-ip=$node
 until_true "the node registers" kubectl get node node
+# Keeps the NetworkPolicies. Pods on the same bridge reach each other through the node's rules.
+sysctl -qw net.bridge.bridge-nf-call-iptables=1
+start kube-router "$NODE_KUBE_ROUTER" --kubeconfig="$KUBECONFIG" --hostname-override=node --run-firewall=true \
+  --run-router=false --run-service-proxy=false --service-cluster-ip-range=$services
 kubectl wait --for=condition=Ready node/node --timeout=120s >/dev/null || fail "The node is not ready."
 until_true "there is a default ServiceAccount" kubectl get serviceaccount default
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::CliError;
 use super::args::ControllerArgs;
-use super::serve::{connect, listen, stop_signal};
+use super::serve::{RedisWait, connect, listen, stop_signal};
 use crate::config::registry::{
     ALLOW_PRIVATE_URLS, API_PUBLIC_URL, MIRROR_MAX, TENANT_PREFIXES, WORKER_MAX_INPUT_BYTES,
 };
@@ -56,7 +56,7 @@ async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
     let policy = flyprovider::policy::read(&env).map_err(CliError::start)?;
     let stop = stop_signal()?;
     let listener = listen(args.listen).await?;
-    let Some(queue) = connect(&redis, &stop).await? else { return Ok(()) };
+    let Some(queue) = connect(&redis, RedisWait::Away, &stop).await? else { return Ok(()) };
     let metrics = Metrics::new();
     tracing::info!(
         address = %listener.local_addr().unwrap_or(args.listen),

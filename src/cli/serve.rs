@@ -17,12 +17,12 @@ use crate::config::{ApiConfig, Env, RedisConfig, Retention, StorageConfig, Worke
 use crate::http_server::{ServerLimits, serve};
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
-use crate::queue::Queue;
+use crate::queue::{Queue, QueueError};
 use crate::standalone::{Options, TlsFiles, Up};
 use crate::storage::Storage;
 use crate::storage::urls::UrlSigner;
 use crate::transcoder::check_tools;
-use crate::transcoder::worker::{ExitReason, Worker};
+use crate::transcoder::worker::{ExitReason, Worker, WorkerError};
 use crate::webhook::WebhookSender;
 
 /// Cancelled by SIGTERM or SIGINT.
@@ -108,7 +108,7 @@ pub(crate) async fn api(args: ApiArgs) -> Result<(), CliError> {
         .transpose()
         .map_err(CliError::start)?;
     let stop = stop_signal()?;
-    let Some(queue) = connect(&redis, &stop).await? else { return Ok(()) };
+    let Some(queue) = connect(&redis, RedisWait::NotReady, &stop).await? else { return Ok(()) };
     let queue = queue.with_retention(retention).with_max_input_bytes(api_config.max_input_bytes);
     let listener = listen(args.listen).await?;
     let links = UrlSigner::new(&storage, api_config.public_url.clone()).map_err(CliError::start)?;
@@ -133,21 +133,39 @@ pub(crate) async fn api(args: ApiArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Connects to Redis, and waits while it says that it is not ready, as it does while it loads its data. Returns `None`
-/// if `stop` came first.
+/// How long a process that starts waits for Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RedisWait {
+    /// While Redis says that it is not ready, as it does while it loads its data. Somebody who starts the process learns
+    /// at once that there is no Redis.
+    NotReady,
+    /// Also while it does not answer, for a process that whoever started it would only start again.
+    Away,
+}
+
+impl RedisWait {
+    const fn covers(self, error: &QueueError) -> bool {
+        match self {
+            Self::NotReady => error.is_not_ready(),
+            Self::Away => error.is_transient(),
+        }
+    }
+}
+
+/// Connects to Redis, and waits as long as `wait` says. Returns `None` if `stop` came first.
 pub(super) async fn connect(
     redis: &RedisConfig,
+    wait: RedisWait,
     stop: &CancellationToken,
 ) -> Result<Option<Queue>, CliError> {
     const PAUSE: Duration = Duration::from_secs(1);
-    let mut is_known = false;
+    let mut known = None;
     let connected = async {
         loop {
             match Queue::connect(redis).await {
-                Err(error) if error.is_not_ready() => {
-                    if !is_known {
+                Err(error) if wait.covers(&error) => {
+                    if known.replace(error.kind()) != Some(error.kind()) {
                         tracing::warn!(%error, "Redis is not ready; waiting until it is");
-                        is_known = true;
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -174,8 +192,14 @@ pub(crate) async fn worker(args: WorkerArgs) -> Result<(), CliError> {
     let storage = StorageConfig::read(&env).map_err(CliError::start)?;
     let stop = stop_signal()?;
     let start = async {
-        let Some(queue) = connect(&redis, &stop).await? else { return Ok(None) };
-        Worker::start(config, queue, Storage::new(&storage)).await.map(Some).map_err(CliError::start)
+        loop {
+            let Some(queue) = connect(&redis, RedisWait::Away, &stop).await? else { return Ok(None) };
+            match Worker::start(config.clone(), queue, Storage::new(&storage)).await {
+                // It went away in between.
+                Err(WorkerError::Queue(error)) if error.is_transient() => {}
+                started => return started.map(Some).map_err(CliError::start),
+            }
+        }
     };
     let Some(worker) = stop.run_until_cancelled(start).await.unwrap_or(Ok(None))? else { return Ok(()) };
     match worker.run(stop).await {

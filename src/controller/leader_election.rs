@@ -6,6 +6,7 @@
 //! be idempotent.
 //! <https://pkg.go.dev/k8s.io/client-go/tools/leaderelection>
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -43,8 +44,8 @@ pub(crate) struct Election {
     api: Api<Lease>,
     name: String,
     holder: String,
-    /// A name and a value, which the Lease gets from each holder.
-    annotation: (&'static str, &'static str),
+    /// What the Lease gets from each holder.
+    annotations: BTreeMap<String, String>,
     times: LeaseParams,
     /// The record as it was last read, and when it was first seen in that version.
     seen: Option<(String, Instant)>,
@@ -62,16 +63,16 @@ pub(crate) enum Leadership {
 }
 
 impl Election {
-    /// A candidate for the Lease `name`, which gets this annotation. No other process may use the same `holder`.
+    /// A candidate for the Lease `name`, which gets these annotations. No other process may use the same `holder`.
     #[must_use]
     pub(crate) fn new(
         api: Api<Lease>,
         name: &str,
         holder: &str,
-        annotation: (&'static str, &'static str),
+        annotations: BTreeMap<String, String>,
         times: LeaseParams,
     ) -> Self {
-        Self { api, name: name.to_owned(), holder: holder.to_owned(), annotation, times, seen: None }
+        Self { api, name: name.to_owned(), holder: holder.to_owned(), annotations, times, seen: None }
     }
 
     /// Runs `lead` while this candidate holds the Lease, repeatedly until `stop`. The token passed to `lead`
@@ -182,8 +183,7 @@ impl Election {
     }
 
     fn annotate(&self, lease: &mut Lease) {
-        let (name, value) = self.annotation;
-        lease.annotations_mut().insert(name.to_owned(), value.to_owned());
+        lease.annotations_mut().extend(self.annotations.clone());
     }
 
     fn record(&self, before: Option<&LeaseSpec>) -> LeaseSpec {

@@ -17,7 +17,9 @@ use super::fleet::MachinePrice;
 use super::fleet_manager::{FleetManager, FleetParts};
 use super::leader_election::{Election, Leadership, LeaseParams};
 use super::mirror::Mirror;
-use super::other_installs::{ALL_NAMESPACES, OtherInstalls, SCOPE_ANNOTATION, SINGLE_NAMESPACE};
+use super::other_installs::{
+    ACCOUNT_ANNOTATION, ALL_NAMESPACES, OtherInstalls, SCOPE_ANNOTATION, SINGLE_NAMESPACE, own_account,
+};
 use super::reconciler::FleetTable;
 use super::reconciler::admin::Ready;
 use super::transcode_job::{self, Context, ReconcilerHandles, Rules};
@@ -123,8 +125,11 @@ impl Operator {
             }
             let acting = stop.child_token();
             let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
-            let annotation = (SCOPE_ANNOTATION, self.scope.annotation());
-            let election = Election::new(leases, NAME, &self.holder, annotation, LeaseParams::default());
+            let annotations = tokio::select! {
+                annotations = self.annotations() => annotations,
+                () = stop.cancelled() => return,
+            };
+            let election = Election::new(leases, NAME, &self.holder, annotations, LeaseParams::default());
             let (turn, whose) = watch::channel(Leadership::Unknown);
             let (price, prices) = watch::channel(None);
             let (this, is_ready) = (&self, &ready);
@@ -134,6 +139,18 @@ impl Operator {
                 self.stop_for_older_install(&mut others, &acting),
             );
         }
+    }
+
+    /// What the Lease tells other installations.
+    async fn annotations(&self) -> BTreeMap<String, String> {
+        let mut annotations =
+            BTreeMap::from([(SCOPE_ANNOTATION.to_owned(), self.scope.annotation().to_owned())]);
+        if self.scope == Scope::Cluster
+            && let Some(account) = own_account(&self.client, &self.namespace).await
+        {
+            annotations.insert(ACCOUNT_ANNOTATION.to_owned(), account);
+        }
+        annotations
     }
 
     /// Waits until no other installation acts on the objects of this one.

@@ -164,8 +164,10 @@ fn end_message(status: &PodStatus, worker: Option<&ContainerState>) -> Option<St
     }
     let ended = worker.and_then(|state| state.terminated.as_ref()).filter(|ended| ended.exit_code != 0)?;
     let code = format!("exit code {}", ended.exit_code);
-    let why = text(ended.reason.as_deref(), ended.message.as_deref());
-    Some(if why.is_empty() { code } else { format!("{why} ({code})") })
+    let reason = ended.reason.as_deref().filter(|reason| !reason.is_empty());
+    let reason = reason.map_or(code.clone(), |reason| format!("{reason} ({code})"));
+    // The message may be the end of the log.
+    Some(text(Some(&reason), ended.message.as_deref()))
 }
 
 fn reason_of(condition: &PodCondition) -> String {

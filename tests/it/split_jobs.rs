@@ -16,7 +16,7 @@ use crate::support::command_count::CommandCount;
 use crate::support::system::{Api, PATIENCE, Setup, System, shared};
 
 /// 320x180, 25 frames per second, 26 s with a tone: seven segments.
-fn film() -> PathBuf {
+pub fn film() -> PathBuf {
     made(
         "seven.mp4",
         "-f lavfi -i testsrc2=s=320x180:r=25:d=26 -f lavfi -i sine=d=26 -c:v libx264 -preset ultrafast \
@@ -55,8 +55,10 @@ fn completed_parts(system: &System, id: &str) -> Vec<String> {
 /// The parts of a job that workers hold.
 fn held_parts(system: &System, id: &str) -> Vec<String> {
     let leases: Vec<String> = redis::cmd("KEYS").arg("*jobs:leases").query(&mut system.redis()).unwrap();
+    // Without a lease there is no key.
+    let Some(leases) = leases.first() else { return Vec::new() };
     let held: Vec<String> =
-        redis::cmd("ZRANGE").arg(&leases[0]).arg(0).arg(-1).query(&mut system.redis()).unwrap();
+        redis::cmd("ZRANGE").arg(leases).arg(0).arg(-1).query(&mut system.redis()).unwrap();
     let part = |lease: &String| Some(lease.strip_prefix(&format!("{id}/"))?.split(':').next()?.to_owned());
     held.iter().filter_map(part).collect()
 }
@@ -170,6 +172,26 @@ async fn killed_worker_costs_the_parts_that_it_encoded() {
     for output in job["outputs"].as_array().unwrap() {
         assert_eq!(frames(output["url"].as_str().unwrap()), 650);
     }
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn split_job_goes_on_with_the_next_worker_when_its_only_one_was_told_to_stop() {
+    let system = Setup::default().workers(0).start().await;
+    let options = json!({"preset": "hls-adaptive", "outputQualities": ["360p", "144p"], "parallelism": 8});
+    let id = system.upload(&film(), &options).await;
+    let mut first = system.worker("first", &[("WORKER_CHUNKS", "1")]);
+    system.seen(&id, |job| job["status"] == "playable").await;
+    first.signal(Signal::SIGTERM);
+    assert!(first.over().await.success());
+    // The parts that it held wait for another worker at once; the job has begun, and stays so.
+    assert_eq!(held_parts(&system, &id), Vec::<String>::new());
+    assert_eq!(system.job(&id).await["status"], "playable");
+    let stats = system.get("/api/stats").await.body;
+    assert!(stats["pending"].as_u64() > Some(0), "{stats}");
+    let _second = system.worker("second", &[]);
+    let job = system.completed(&id).await;
+    assert_eq!(job["attempt"], 1, "{job:#}");
     system.stop().await;
 }
 

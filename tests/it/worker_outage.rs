@@ -8,13 +8,16 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use nix::sys::signal::Signal;
 use tcoder::job::{FailureCode, JobId, Quality, State as JobState, WorkerId};
 use tcoder::queue::{Claim, WorkerRecord};
 use tcoder::storage::{Bucket, PutCondition, layout};
+use tokio::time::timeout;
 
 use crate::support::clips::long_clip;
 use crate::support::installation::Installation;
-use crate::support::system::{http, serve};
+use crate::support::process::{eventually, send};
+use crate::support::system::{PATIENCE, http, serve};
 
 #[tokio::test]
 async fn fault_08_job_is_completed_when_redis_was_away_at_the_end_of_its_last_attempt() {
@@ -28,6 +31,24 @@ async fn fault_08_job_is_completed_when_redis_was_away_at_the_end_of_its_last_at
     bench.redis.start();
     let job = bench.is_completed_once(id).await;
     assert_eq!(job.committed, Some(job.epoch));
+}
+
+#[tokio::test]
+async fn worker_that_starts_without_redis_waits_for_it() {
+    const WAITS: &str = "Redis is not ready; waiting until it is";
+    let mut bench = Installation::new(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let id = bench.submit().await;
+    bench.redis.kill().await;
+    let mut stopped = bench.worker("stopped");
+    bench.logs(WAITS).await;
+    send(stopped.id().unwrap(), Signal::SIGTERM);
+    let ended = timeout(PATIENCE, stopped.wait()).await.expect("it does not end").unwrap();
+    assert!(ended.success(), "{ended:?}: {}", bench.log());
+
+    let _worker = bench.worker("w1");
+    eventually("it waits", || bench.log().matches(WAITS).count() == 2).await;
+    bench.redis.start();
+    bench.is_completed_once(id).await;
 }
 
 #[tokio::test]

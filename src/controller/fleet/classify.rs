@@ -231,7 +231,7 @@ fn classify(
     if !machine.host_reachable {
         return by(MachineRole::Unreachable, seen.unreachable_since.unwrap_or(now), limits.unreachable);
     }
-    if fresh {
+    if fresh && !is_over(machine, policy) {
         return alive(machine, seen, here, size, policy, now);
     }
     let started = seen.sent.filter(|s| s.verb == OperationKind::Start).map(|s| s.at);
@@ -285,6 +285,12 @@ fn classify(
         Phase::Unknown(_) => forever(MachineRole::Odd, since),
         Phase::Gone => None,
     }
+}
+
+/// Whether the list shows that the process of a machine has ended for good, whatever its last heartbeat says: a provider
+/// that starts no machine again cannot have started it since.
+fn is_over(machine: &Machine, policy: &FleetPolicy) -> bool {
+    !policy.capabilities.can_stop_and_start && matches!(machine.phase, Phase::Stopped | Phase::Failed)
 }
 
 /// The role of a machine whose worker has a fresh heartbeat and holds no lease.

@@ -50,7 +50,7 @@ impl FleetState {
         }
         self.hear(&workers, observation.queue.as_ref());
         if observation.queue.is_some() {
-            self.apply_workers(&workers, now);
+            self.apply_workers(&workers, policy, now);
             self.count_silent(policy, now);
         }
     }
@@ -296,7 +296,7 @@ impl FleetState {
         }
     }
 
-    fn apply_workers(&mut self, workers: &ByMachine<'_>, now: Moment) {
+    fn apply_workers(&mut self, workers: &ByMachine<'_>, policy: &FleetPolicy, now: Moment) {
         for (id, seen) in &mut self.machines {
             let here = workers.get(id).map(Vec::as_slice).unwrap_or_default();
             let alive = here.iter().any(|w| w.fresh || w.busy);
@@ -311,7 +311,7 @@ impl FleetState {
             }
             let at_rest = matches!(seen.phase, Phase::Stopped | Phase::Failed);
             let starting = seen.sent.is_some_and(|s| s.verb == OperationKind::Start);
-            let disputed = idle && at_rest && !starting;
+            let disputed = idle && at_rest && !starting && policy.capabilities.can_stop_and_start;
             seen.disputed_since = if disputed { Some(seen.disputed_since.unwrap_or(now)) } else { None };
         }
     }

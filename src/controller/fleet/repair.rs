@@ -1,12 +1,14 @@
 //! Operations for machines that are broken or no longer needed.
 
+use std::collections::BTreeMap;
+
 use super::classify::{MachineRole, MachineView};
-use super::machine::{MachineId, Phase};
+use super::machine::{Machine, MachineId, Phase};
 use super::observation::Moment;
 use super::observe::ByMachine;
 use super::operation::{Operation, PlannedOperation};
 use super::planner::Planner;
-use super::state::MachineRecord;
+use super::state::{MachineRecord, shortened};
 
 /// Stops, destroys and retires.
 pub(super) fn actions(draft: &Planner<'_>, workers: &ByMachine<'_>) -> Vec<PlannedOperation> {
@@ -96,9 +98,14 @@ fn useless_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     }
     // One whose worker gave up stays for a while and holds its slot: another would take the next jobs at once, and fail them.
     let is_useless = |u: &&MachineView| u.role == MachineRole::Rest && !u.blocked && repair_is_due(draft, u);
-    let rest = draft.units.iter().filter(is_useless);
-    let reason = "its process has ended, and its provider cannot start it again";
-    rest.filter_map(|u| Some(destroy(u.id.clone()?, reason))).collect()
+    let said = |machine: &Machine| Some((machine.id.clone(), machine.message.clone()?));
+    let said: BTreeMap<MachineId, String> = draft.listed.machines.iter().filter_map(said).collect();
+    let act = |u: &MachineView| {
+        let machine = u.id.clone()?;
+        let why = said.get(&machine).map(|why| format!(": {}", shortened(why))).unwrap_or_default();
+        Some(destroy(machine, &format!("its process has ended, and its provider cannot start it again{why}")))
+    };
+    draft.units.iter().filter(is_useless).filter_map(act).collect()
 }
 
 /// Destroys stopped machines with an outdated launch; they do no work that could be lost.

@@ -1,6 +1,7 @@
 //! Tests of the plan: small fleets exhaustively, large ones at random, each fault by name, and whole
 //! simulations.
 
+mod ended;
 mod faults;
 mod neutral;
 mod rules;

@@ -96,8 +96,18 @@ async fn kustomize_installs_do_not_touch_each_other() {
 /// Starts a controller for all namespaces, in a namespace and with a queue of its own.
 async fn cluster_wide(cluster: &Cluster, system: &System, name: &str) -> (Controller, String) {
     let own = cluster.namespace(name).await;
-    let env = [("POD_NAMESPACE", own.as_str()), ("MIRROR_MAX", "0"), ("RUST_LOG", "warn,tcoder=info")];
-    (Controller::start(system, &cluster.kubeconfig(), &["--all-namespaces"], &env), own)
+    let account = format!("--serviceaccount={own}:controller");
+    cluster
+        .kubectl_ok(&["create", "clusterrolebinding", &own, "--clusterrole=cluster-admin", &account])
+        .await;
+    (cluster_wide_in(cluster, system, &own).await, own)
+}
+
+/// Starts a controller for all namespaces in this namespace, with the service account `controller`.
+async fn cluster_wide_in(cluster: &Cluster, system: &System, own: &str) -> Controller {
+    let kubeconfig = cluster.kubeconfig_of(own, "controller").await;
+    let env = [("POD_NAMESPACE", own), ("MIRROR_MAX", "0"), ("RUST_LOG", "warn,tcoder=info")];
+    Controller::start(system, &kubeconfig, &["--all-namespaces"], &env)
 }
 
 /// Waits until a controller is not ready for a reason that contains this text.
@@ -143,12 +153,49 @@ async fn second_cluster_wide_installation_waits_for_the_first() {
     first.stop().await;
     second.ready().await;
     eventually("the second one is the leader", || second.log().contains("acquired leadership")).await;
-    let env = [("POD_NAMESPACE", home.as_str()), ("MIRROR_MAX", "0")];
-    let first = Controller::start(system, &cluster.kubeconfig(), &["--all-namespaces"], &env);
+    let first = cluster_wide_in(cluster, system, &home).await;
     says(&first, &format!("another installation, in the namespace {other_home},")).await;
     first.stop().await;
     second.stop().await;
     other_system.stop().await;
+}
+
+/// Makes a Lease such as that of an installation for all namespaces.
+pub async fn lease_of_all_namespaces(cluster: &Cluster, namespace: &str, holder: &str) -> Api<Lease> {
+    let leases: Api<Lease> = Api::namespaced(cluster.client().await, namespace);
+    let lease = json!({
+        "metadata": {"name": "tcoder-controller", "annotations": {"tcoder.dev/scope": "all-namespaces"}},
+        "spec": {"holderIdentity": holder},
+    });
+    leases.create(&PostParams::default(), &serde_json::from_value(lease).unwrap()).await.unwrap();
+    leases
+}
+
+/// Everybody with the role `edit` in a namespace may write Leases there, before or after the installation.
+#[tokio::test]
+async fn lease_without_a_cluster_wide_service_account_holds_up_no_installation() {
+    let cluster = Cluster::start().await;
+    cluster.define().await;
+    let system = Setup::default().workers(0).start().await;
+    let tenant = cluster.namespace("tenant").await;
+    let leases = lease_of_all_namespaces(&cluster, &tenant, "pod").await;
+    let account = json!({"metadata": {"annotations": {"tcoder.dev/service-account": "../system:admin"}}});
+    leases.patch("tcoder-controller", &PatchParams::default(), &Patch::Merge(account)).await.unwrap();
+    let (controller, _) = cluster_wide(&cluster, &system, "genuine").await;
+    eventually("it is the leader", || controller.log().contains("acquired leadership")).await;
+    let log = controller.log();
+    assert!(log.contains("its service account may not; ignoring it") && log.contains(&tenant), "{log}");
+    // The controller looks again while it acts: that Lease is the older one.
+    let asked = || {
+        let reviews = |event: &&serde_json::Value| event["objectRef"]["resource"] == "subjectaccessreviews";
+        cluster.audit().iter().filter(reviews).count()
+    };
+    let held = json!({"spec": {"holderIdentity": "other"}});
+    leases.patch("tcoder-controller", &PatchParams::default(), &Patch::Merge(held)).await.unwrap();
+    eventually("it looks while it acts", || asked() >= 2).await;
+    controller.ready().await;
+    assert!(!controller.stop().await.contains("this one stops"));
+    system.stop().await;
 }
 
 /// Two that began at the same time, as after an outage of the cluster. The test itself is the older one.
@@ -158,12 +205,11 @@ async fn of_two_cluster_wide_installations_that_act_the_younger_stops() {
     cluster.define().await;
     let system = Setup::default().workers(0).start().await;
     let home = cluster.namespace("older").await;
-    let leases: Api<Lease> = Api::namespaced(cluster.client().await, &home);
-    let lease = json!({
-        "metadata": {"name": "tcoder-controller", "annotations": {"tcoder.dev/scope": "all-namespaces"}},
-        "spec": {"holderIdentity": ""},
-    });
-    leases.create(&PostParams::default(), &serde_json::from_value(lease).unwrap()).await.unwrap();
+    let account = format!("--serviceaccount={home}:tcoder-controller");
+    cluster
+        .kubectl_ok(&["create", "clusterrolebinding", &home, "--clusterrole=cluster-admin", &account])
+        .await;
+    let leases = lease_of_all_namespaces(&cluster, &home, "").await;
     let (younger, _) = cluster_wide(&cluster, &system, "younger").await;
     eventually("it is the leader", || younger.log().contains("acquired leadership")).await;
 

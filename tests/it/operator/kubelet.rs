@@ -123,7 +123,7 @@ async fn run_pod(pods: Api<Pod>, system: &'static System, pod: Pod, mut orders: 
     write_status(&pods, &name, status("Running", json!({"running": {"startedAt": started}}), true)).await;
     let (ended, mut end) = oneshot::channel();
     let waiting = tokio::spawn(async move {
-        let status = worker.over().await;
+        let status = worker.runs().await;
         let _ = ended.send(status);
     });
     let exit = loop {

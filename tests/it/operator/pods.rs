@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::kubelet::{Kubelet, write_status};
 use super::pool::{condition, pool_until, pools};
 use super::{Controller, Site, status};
+use crate::split_jobs::film;
 use crate::support::clips::long_clip;
 use crate::support::kube as cluster;
 use crate::support::process::err;
@@ -165,6 +166,26 @@ async fn worker_of_an_evicted_pod_gives_its_job_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn split_job_of_an_evicted_pod_goes_on_in_another_one() {
+    let site = own("drain-split").await;
+    let _kubelet = Kubelet::start(&site);
+    let controller = site.controller(&[("RUST_LOG", "warn")]);
+    controller.ready().await;
+    make(&site, "base", json!({"max": 1, "idleTimeoutSeconds": 1}), json!({})).await;
+    let key = site.input(&film()).await;
+    let film = json!({"input": {"key": key}, "preset": "hls-adaptive", "qualities": ["360p", "144p"], "parallelism": 8});
+    let film = site.make("film", film).await;
+    site.phase("film", "Running").await;
+    site.encoders(&film.uid().unwrap()).await;
+    let first = pod_until(&site, "running", |_| true).await;
+    pods(&site).evict(&first.name_any(), &EvictParams::default()).await.unwrap();
+    pod_until(&site, "another", |pod| pod.uid() != first.uid()).await;
+    let job = site.phase("film", "Complete").await;
+    assert_eq!(status(&job)["attempts"], 1, "an attempt that was given back does not count");
+    controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pods_that_do_not_run_are_told_apart() {
     let site = without_workers("faults").await;
     let controller = controller(&site, &[]).await;
@@ -266,6 +287,22 @@ async fn refusal_by_pod_security_is_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pod_of_somebody_else_that_has_the_name_of_a_slot_is_reported_and_left_alone() {
+    let site = without_workers("foreign").await;
+    let theirs = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "base-worker-01"},
+        "spec": {"containers": [{"name": "shop", "image": "shop:1"}]},
+    });
+    let theirs: Pod = serde_json::from_value(theirs).unwrap();
+    let theirs = pods(&site).create(&PostParams::default(), &theirs).await.unwrap();
+    let words = ["the pod base-worker-01 does not belong to this WorkerPool; delete it"];
+    refused(&site, json!({"min": 1}), json!({}), "LaunchesFailing", &words).await;
+    let there = pods(&site).list(&ListParams::default()).await.unwrap().items;
+    let [pod] = there.as_slice() else { panic!("{there:#?}") };
+    assert_eq!((pod.uid(), &pod.metadata.deletion_timestamp), (theirs.uid(), &None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn missing_permission_for_pods_is_reported() {
     let site = without_workers("forbidden").await;
     let kubeconfig = site.cluster.kubeconfig_of(&site.namespace, "tcoder-controller").await;
@@ -309,7 +346,6 @@ async fn template_that_makes_no_pod_is_reported() {
 #[tokio::test]
 async fn settings_of_pods_that_the_schema_can_tell_are_rejected_by_the_api_server() {
     let site = without_workers("settings").await;
-    let knows_cel = cluster::bare().await.evaluates_cel().await;
     let with = |pods: Value| pool("settings", &json!({}), &pods);
     let both = json!({"fly": {}, "pods": {}});
     let mut two = with(json!({}));
@@ -319,9 +355,9 @@ async fn settings_of_pods_that_the_schema_can_tell_are_rejected_by_the_api_serve
     let mut imageless = with(json!({}));
     imageless["spec"].as_object_mut().unwrap().remove("image");
     for (object, words, refused) in [
-        (two, "name exactly one provider: fly or pods", knows_cel),
-        (none, "name exactly one provider: fly or pods", knows_cel),
-        (imageless, "a pool of pods needs the worker image", knows_cel),
+        (two, "name exactly one provider: fly or pods", true),
+        (none, "name exactly one provider: fly or pods", true),
+        (imageless, "a pool of pods needs the worker image", true),
         (with(json!({"template": {"spec": {"restartPolicy": "Always"}}})), "restartPolicy", true),
         (
             with(json!({"resources": {"limits": {"memory": "4 GB"}}})),
@@ -349,14 +385,12 @@ async fn settings_of_pods_that_the_schema_can_tell_are_rejected_by_the_api_serve
         assert_eq!(output.status.success(), !refused, "{object}: {said}");
         assert!(!refused || said.contains(words), "{object}: {said}");
     }
-    if knows_cel {
-        let fly = json!({
-            "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "settings"},
-            "spec": {"image": "worker:1", "provider": {"fly": {}}},
-        });
-        site.apply(&fly.to_string()).await;
-        let file = site.file(&with(json!({})).to_string());
-        let output = site.kubectl(&["replace", "-f", file.to_str().unwrap()]).await;
-        assert!(err(&output).contains("a pool cannot change to pods or from pods"), "{}", err(&output));
-    }
+    let fly = json!({
+        "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "settings"},
+        "spec": {"image": "worker:1", "provider": {"fly": {}}},
+    });
+    site.apply(&fly.to_string()).await;
+    let file = site.file(&with(json!({})).to_string());
+    let output = site.kubectl(&["replace", "-f", file.to_str().unwrap()]).await;
+    assert!(err(&output).contains("a pool cannot change to pods or from pods"), "{}", err(&output));
 }

@@ -187,6 +187,9 @@ async fn roles_in_the_manifests_are_exactly_those_needed() {
     assert!(wide.is_superset(&grants));
     let kubeconfig = cluster.kubeconfig_of(&own, "tcoder-controller").await;
     let env = [("POD_NAMESPACE", own.as_str()), ("MIRROR_MAX", "0")];
+    // Not that of an installation: the controller asks.
+    let tenant = cluster.namespace("tenant").await;
+    super::installs::lease_of_all_namespaces(cluster, &tenant, "pod").await;
     let controller = Controller::start(system, &kubeconfig, &["--all-namespaces"], &env);
     controller.ready().await;
     let elsewhere = Site::on(cluster, system, "elsewhere").await;
@@ -201,7 +204,9 @@ async fn roles_in_the_manifests_are_exactly_those_needed() {
     assert!(refused.is_empty(), "{refused:#?}");
     // What it may do in addition.
     let more: Vec<_> = wide.difference(&grants).collect();
-    assert_eq!(more, [&("coordination.k8s.io/leases".to_owned(), "list".to_owned())]);
+    let grant = |resource: &str, verb: &str| (resource.to_owned(), verb.to_owned());
+    let reviews = grant("authorization.k8s.io/subjectaccessreviews", "create");
+    assert_eq!(more, [&reviews, &grant("coordination.k8s.io/leases", "list")]);
     assert!(more.into_iter().all(|grant| used.contains(grant)), "{used:#?}");
 }
 

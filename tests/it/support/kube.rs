@@ -228,7 +228,7 @@ impl Cluster {
         name
     }
 
-    /// Creates our CRDs. This is not an apply, which an old server without CEL would reject.
+    /// Creates our CRDs.
     pub async fn define(&self) {
         let crds: Api<CustomResourceDefinition> = Api::all(self.client().await);
         for crd in tcoder::crd::all() {
@@ -237,13 +237,6 @@ impl Cluster {
             let established = await_condition(crds.clone(), &name, is_crd_established());
             tokio::time::timeout(PATIENCE, established).await.expect("the CRD is not taken").unwrap();
         }
-    }
-
-    /// Whether this API server evaluates the CEL rules of our CRDs. Versions before 1.25 ignore them.
-    pub async fn evaluates_cel(&self) -> bool {
-        let crds: Api<CustomResourceDefinition> = Api::all(self.client().await);
-        let crd = crds.get("transcodejobs.tcoder.dev").await.unwrap();
-        serde_json::to_string(&crd.spec).unwrap().contains("x-kubernetes-validations")
     }
 
     /// Runs kubectl as the administrator.

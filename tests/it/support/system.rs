@@ -591,8 +591,13 @@ impl Worker {
     }
 
     pub async fn over(&mut self) -> ExitStatus {
-        let end = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        end.expect("the worker does not end").unwrap()
+        let end = tokio::time::timeout(PATIENCE, self.runs()).await;
+        end.expect("the worker does not end")
+    }
+
+    /// Waits until it ends, however long it works.
+    pub async fn runs(&mut self) -> ExitStatus {
+        self.child.wait().await.unwrap()
     }
 }
 
