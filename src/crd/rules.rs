@@ -184,7 +184,7 @@ pub(crate) fn stills(_: &mut SchemaGenerator) -> Schema {
 
 /// What follows a failed attempt.
 pub(crate) fn failure_action(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "enum": [FailureAction::FailJob, FailureAction::Count]})
+    json_schema!({"type": "string", "enum": [FailureAction::FailJob, FailureAction::Count, FailureAction::Ignore]})
 }
 
 /// The codes of a rule about failures, each once.

@@ -92,7 +92,7 @@ pub struct TranscodeJobSpec {
     #[schemars(range(min = 0, max = 19))]
     pub backoff_limit: i32,
     /// Which failures of an attempt are retried. By default those are that may be temporary. Workers of a version before this
-    /// field ignore it.
+    /// field, or before one of its actions, ignore it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_policy: Option<FailurePolicySpec>,
     /// Seconds after `status.startTime` at which the job fails, including all attempts.
@@ -201,7 +201,8 @@ pub struct FailurePolicySpec {
 #[serde(rename_all = "camelCase")]
 pub struct FailureRuleSpec {
     /// FailJob: the job fails without another attempt. Count: another attempt follows, unless `backoffLimit` is reached, also
-    /// after a failure that would otherwise end the job at once, such as a second crash of FFmpeg in a row.
+    /// after a failure that would otherwise end the job at once, such as a second crash of FFmpeg in a row. Ignore: the same
+    /// without counting the attempt, up to 20 times; Count after that.
     #[schemars(schema_with = "rules::failure_action")]
     pub action: FailureAction,
     /// The codes of `status.lastFailure.code`. The loss of a worker (workerLost) always counts.

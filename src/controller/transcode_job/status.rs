@@ -279,6 +279,9 @@ fn said(job: &Job, spec: &TranscodeJobSpec, before: &[Condition]) -> Vec<Conditi
         State::Running => {
             let message = match &job.error {
                 Some(error) => {
+                (Some(error), Some(at)) if job.attempt == 0 => {
+                    format!("an attempt that is not counted failed: {error}; the next is at {at}")
+                }
                     let (attempt, most) = (job.attempt, job.spec.max_attempts);
                     format!("a worker makes attempt {attempt} of {most}; the one before failed: {error}")
                 }
