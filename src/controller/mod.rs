@@ -11,6 +11,7 @@
 //! | `leader_election` | elects the leader with a Lease |
 //! | `other_installs` | whether another installation in the cluster acts instead |
 //! | `transcode_job` | reconciles TranscodeJobs: submits their jobs and writes their statuses |
+//! | `kueue` | lets the queues of Kueue admit TranscodeJobs |
 //! | `worker_pool` | reconciles WorkerPools: configures the fleet and writes their statuses |
 //! | `mirror` | mirrors other jobs as TranscodeJobs |
 //! | `secrets` | reads Secrets |
@@ -22,6 +23,8 @@ mod conditions;
 pub mod fleet;
 #[cfg(all(any(test, feature = "fuzzing"), not(target_arch = "wasm32")))]
 pub(crate) mod fuzz;
+#[cfg(not(target_arch = "wasm32"))]
+mod kueue;
 #[cfg(not(target_arch = "wasm32"))]
 mod leader_election;
 #[cfg(not(target_arch = "wasm32"))]

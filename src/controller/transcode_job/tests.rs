@@ -11,6 +11,7 @@ use super::submission::Rules;
 use crate::config::{Env, StorageConfig};
 use crate::controller::conditions::{find, holds, millis, time};
 use crate::controller::fleet::MachinePrice;
+use crate::controller::kueue::Hold;
 use crate::crd::{JobPhase, TranscodeJob, TranscodeJobStatus, condition, reason};
 use crate::job::{Failure, FailureCode, Job, JobId, JobLimits, Millis, SplitInfo, State};
 use crate::net::EgressPolicy;
@@ -110,6 +111,7 @@ struct Case {
     mirror: bool,
     now: Millis,
     readable: Readable,
+    queue: Option<Hold>,
 }
 
 impl Case {
@@ -126,6 +128,7 @@ impl Case {
             mirror: false,
             now: NOW,
             readable,
+            queue: None,
         }
     }
 
@@ -137,6 +140,7 @@ impl Case {
 
     fn decide(&self) -> Decision {
         let links = links(self.readable);
+        let hold = self.hold();
         let frame = StatusContext {
             object: &self.object,
             before: &self.before,
@@ -144,6 +148,7 @@ impl Case {
             links: &links,
             price: Some(MachinePrice { usd_per_hour: 3600.0, cpus: 2 }),
             now: self.now,
+            hold: hold.as_ref(),
         };
         decide(&DecisionInput {
             frame,
@@ -154,6 +159,17 @@ impl Case {
             storage_error: None,
             rules: RULES,
         })
+    }
+
+    /// What holds the job back: its user, or what the case says of its queue.
+    fn hold(&self) -> Option<Hold> {
+        let suspended = self.object.spec.suspend.then(|| Hold {
+            reason: reason::SUSPENDED,
+            message: "spec.suspend is true".into(),
+            stops: true,
+            is_stalled: false,
+        });
+        suspended.or_else(|| self.queue.clone())
     }
 
     fn act(&self) -> Act {
@@ -514,6 +530,7 @@ fn without_redis_what_was_known_stands() {
         links: &links,
         price: None,
         now: NOW,
+        hold: None,
     };
     let status = frame.without_redis(None);
     assert_eq!((status.phase, status.progress_percent), (Some(JobPhase::Running), Some(42)));
@@ -534,6 +551,7 @@ fn a_used_up_quota_of_redis_is_a_condition_that_says_what_to_do_and_stays_as_it_
         links: &links,
         price: None,
         now: NOW,
+        hold: None,
     };
     let refusal = |usage: u32| QueueError::Quota(format!("max requests limit exceeded. Usage: {usage}"));
     let status = frame.without_redis(refusal(500_001).remedy());
