@@ -561,3 +561,46 @@ fn a_used_up_quota_of_redis_is_a_condition_that_says_what_to_do_and_stays_as_it_
     let later = StatusContext { before: &status, now: NOW.plus(60_000), ..frame };
     assert_eq!(later.without_redis(refusal(500_002).remedy()), status);
 }
+
+#[test]
+fn queue_holds_a_job_back_as_its_user_does_and_a_missing_kueue_stops_none_that_was_started() {
+    let hold = |stops| Hold {
+        reason: reason::AWAITING_ADMISSION,
+        message: "the job waits for quota".into(),
+        stops,
+        is_stalled: !stops,
+    };
+    for stops in [true, false] {
+        let mut case = Case::of(none(), Look::Gone);
+        case.queue = Some(hold(stops));
+        let status = case.status();
+        assert_eq!(status.phase, Some(JobPhase::Suspended));
+        let suspended = holds(&status.conditions, condition::SUSPENDED).unwrap();
+        assert_eq!(
+            (&*suspended.reason, &*suspended.message),
+            (reason::AWAITING_ADMISSION, "the job waits for quota")
+        );
+        assert_eq!(holds(&status.conditions, condition::STALLED).is_some(), !stops);
+        for state in [State::Queued, State::Running, State::Playable] {
+            let mut case = Case::in_state(none(), state);
+            case.queue = Some(hold(stops));
+            if stops {
+                assert_eq!(case.act(), Act::Cancel(CancelReason::Suspended), "{state}");
+            } else {
+                let status = case.status();
+                assert!(holds(&status.conditions, condition::SUSPENDED).is_none(), "{state}");
+            }
+        }
+        // One that was stopped waits until nothing holds it back, and its user's word comes first.
+        let mut case = Case::in_state(none(), State::Cancelled);
+        let Look::Job(job) = &mut case.look else { panic!() };
+        job.suspended = true;
+        case.queue = Some(hold(stops));
+        assert_eq!(case.status().phase, Some(JobPhase::Suspended));
+        case.object.spec.suspend = true;
+        let status = case.status();
+        assert_eq!(holds(&status.conditions, condition::SUSPENDED).unwrap().reason, reason::SUSPENDED);
+        (case.queue, case.object.spec.suspend) = (None, false);
+        assert_eq!(case.act(), Act::Redrive);
+    }
+}
