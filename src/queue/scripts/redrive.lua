@@ -24,12 +24,13 @@ undo = {}
 -- A new epoch gives the next delivery a unique name, even if the job ends again before any claim. It is also that of
 -- the webhooks about a failure from now on (life): a failover that forgets one does not give the next another id.
 local epoch = tonumber(s[3]) + 1
-redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'ignored', 0, 'epoch', epoch, 'life', epoch, 'error', '',
+redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'epoch', epoch, 'life', epoch, 'error', '',
   'finished', '', 'retry', '', 'suspended', '', 'overdue', '', 'verify', '', 'playable', '', 'queued', ms, 'rank', rank, 'progress', 0)
 -- An upload cannot be replaced. Any other object may have been, to retry the job with it.
 local is_read, spec = pcall(cjson.decode, s[8] or '')
 local is_upload = (s[6] or '') ~= '' and not (is_read and type(spec) == 'table' and spec.origin == 'storage')
 if not is_upload then redis.call('HDEL', status(id), 'input_version') end
+redis.call('HDEL', status(id), 'ignored')
 -- Somebody else may retry it.
 count_as_open_again(s[7] or '', id)
 redis.call('PERSIST', status(id))
