@@ -5,7 +5,7 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test chaos hostile fuzz deny test-unit test-upgrade test-oldest-kubernetes test-node check wasm edge crds chart openapi docs build bench bench-peers clean
+.PHONY: help demo test chaos hostile fuzz deny test-unit test-upgrade test-oldest-kubernetes test-node test-kueue check wasm edge crds chart openapi docs build bench bench-peers clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-23s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,7 @@ test: ## Format check, lints, and all tests on the real parts
 	@hack/setup.sh test
 	@hack/envtest.sh >/dev/null
 	@hack/helm.sh >/dev/null
+	@hack/kueue.sh >/dev/null
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	@hack/wasm.sh
@@ -58,11 +59,17 @@ test-upgrade: ## A rolling upgrade from the version before (hack/previous.sh), i
 test-oldest-kubernetes: ## The tests of the operator, the manifests and the chart on the oldest supported version of Kubernetes
 	@hack/setup.sh test
 	@hack/helm.sh >/dev/null
+	@hack/kueue.sh >/dev/null
 	@assets=$$(KUBERNETES=oldest hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" \
 	  $(CARGO) test --locked --test it -- operator:: manifests:: helm:: prometheus::
 
 test-node: ## tcoder on a real node: containerd, kubelet, scheduler, pods (root; hack/test-node.sh)
 	@CARGO="$(CARGO)" hack/test-node.sh
+
+test-kueue: ## TranscodeJobs in the queues of a real Kueue, whose controller hack/kueue.sh builds once
+	@hack/setup.sh test
+	@hack/kueue.sh controller >/dev/null
+	@assets=$$(hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" $(CARGO) test --locked --test kueue -- --nocapture
 
 check: ## Only format and lints
 	$(CARGO) fmt --check

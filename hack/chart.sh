@@ -9,3 +9,4 @@ cp crds/crds.yaml $chart/crds/crds.yaml
 cp crds/users.yaml $chart/files/users.yaml
 cp base/rbac.yaml $chart/files/rbac.yaml
 cp overlays/cluster-wide/rbac.yaml $chart/files/cluster-rbac.yaml
+cp overlays/kueue/rbac.yaml $chart/files/kueue-rbac.yaml

@@ -17,8 +17,8 @@ mod worker_pool;
 pub(crate) use transcode_job::default_backoff_limit;
 pub use transcode_job::{
     CostStatus, EntryStatus, FailurePolicySpec, FailureRuleSpec, FailureStatus, FileStatus, InputSpec,
-    JobPhase, OutputStatus, SecretKeyRef, TranscodeJob, TranscodeJobSpec, TranscodeJobStatus, UploadSpec,
-    WebhookSpec,
+    JobPhase, OutputStatus, ResourcesSpec, SecretKeyRef, TranscodeJob, TranscodeJobSpec, TranscodeJobStatus,
+    UploadSpec, WebhookSpec,
 };
 pub use worker_pool::{
     FlySpec, GuestSpec, MachineCounts, PodsSpec, ProviderSpec, WorkerPool, WorkerPoolSpec, WorkerPoolStatus,
@@ -37,13 +37,16 @@ pub const ORIGIN_LABEL: &str = "tcoder.dev/origin";
 /// Label of a mirror: the id of its job.
 pub const JOB_ID_LABEL: &str = "tcoder.dev/job-id";
 
+/// The value of `spec.managedBy` that stands for the controller of tcoder, as if there were none.
+pub const CONTROLLER_NAME: &str = "tcoder.dev/controller";
+
 /// Types of conditions.
 pub mod condition {
     /// The outputs are in storage. Excludes [`FAILED`].
     pub const COMPLETE: &str = "Complete";
     /// The job has failed and is not retried. Excludes [`COMPLETE`].
     pub const FAILED: &str = "Failed";
-    /// `spec.suspend` prevents the job from running.
+    /// `spec.suspend`, or a queue of Kueue, prevents the job from running.
     pub const SUSPENDED: &str = "Suspended";
     /// Players can play the video from its beginning; later parts may still be encoded.
     pub const PLAYABLE: &str = "Playable";
@@ -79,8 +82,20 @@ pub mod reason {
     pub const AWAITING_UPLOAD: &str = "AwaitingUpload";
     /// `spec.suspend` is true.
     pub const SUSPENDED: &str = "JobSuspended";
-    /// `spec.suspend` is false again.
+    /// Nothing prevents the job from running any more.
     pub const RESUMED: &str = "JobResumed";
+    /// The job waits until a queue of Kueue admits it.
+    pub const AWAITING_ADMISSION: &str = "AwaitingAdmission";
+    /// Kueue has taken the admission of the job back.
+    pub const WORKLOAD_EVICTED: &str = "WorkloadEvicted";
+    /// The Workload with the name of the job's belongs to another object.
+    pub const WORKLOAD_NOT_OWNED: &str = "WorkloadNotOwned";
+    /// The WorkloadPriorityClass that the job names does not exist.
+    pub const PRIORITY_CLASS_NOT_FOUND: &str = "PriorityClassNotFound";
+    /// The job names a queue of Kueue, but the cluster has no Kueue.
+    pub const KUEUE_NOT_INSTALLED: &str = "KueueNotInstalled";
+    /// The job names a queue of Kueue, but the controller may not use Kueue.
+    pub const KUEUE_FORBIDDEN: &str = "KueueForbidden";
     /// The spec is not a valid job.
     pub const INVALID_SPEC: &str = "InvalidSpec";
     /// An immutable field was changed after the job was queued.

@@ -12,6 +12,7 @@
 //! | `leader_election` | elects the leader with a Lease |
 //! | `other_installs` | whether another installation in the cluster acts instead |
 //! | `transcode_job` | reconciles TranscodeJobs: submits their jobs and writes their statuses |
+//! | `kueue` | lets the queues of Kueue admit TranscodeJobs |
 //! | `worker_pool` | reconciles WorkerPools: configures the fleets and writes their statuses |
 //! | `mirror` | mirrors other jobs as TranscodeJobs |
 //! | `secrets` | reads Secrets |
@@ -25,6 +26,8 @@ pub mod fleet;
 pub mod fleet_manager;
 #[cfg(all(any(test, feature = "fuzzing"), not(target_arch = "wasm32")))]
 pub(crate) mod fuzz;
+#[cfg(not(target_arch = "wasm32"))]
+mod kueue;
 #[cfg(not(target_arch = "wasm32"))]
 mod leader_election;
 #[cfg(not(target_arch = "wasm32"))]

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fleet::MachinePrice;
 use super::fleet_manager::{FleetManager, FleetParts};
+use super::kueue::{self, Kueue};
 use super::leader_election::{Election, Leadership, LeaseParams};
 use super::mirror::Mirror;
 use super::other_installs::{
@@ -298,6 +299,7 @@ impl Operator {
     ) {
         let (client, queue) = (self.client.clone(), self.queue.clone());
         let reporter = Reporter { controller: NAME.to_owned(), instance: Some(self.holder.clone()) };
+        let queues = Arc::new(Kueue::new(client.clone(), self.workloads()));
         let context = Arc::new(Context::new(ReconcilerHandles {
             client: client.clone(),
             queue: queue.clone(),
@@ -310,6 +312,7 @@ impl Operator {
             },
             mirrors: self.mirror.map(|_| self.home().to_owned()),
             price: prices,
+            kueue: Arc::clone(&queues),
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Arc::clone(&self.metrics),
         }));
@@ -333,10 +336,20 @@ impl Operator {
                 &term
             ),
             cancel_term_when_done(janitor.run(term.clone()), &term),
+            cancel_term_when_done(queues.run(term.clone()), &term),
             self.mirror(&context, &term),
             report_readiness(&context, ready, &term),
         );
         self.metrics.operator_leader(false);
+    }
+
+    /// The Workloads of Kueue in the namespaces whose objects are reconciled.
+    fn workloads(&self) -> Api<kueue::Workload> {
+        let kind = kueue::workloads();
+        match &self.scope {
+            Scope::Namespace(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
+            Scope::Cluster => Api::all_with(self.client.clone(), &kind),
+        }
     }
 
     /// The namespace of the mirrors, which must be one of those that are watched.

@@ -27,6 +27,10 @@ pub(crate) const OBJECT_KEY: &str = concat!(
 /// A content type, perhaps with parameters.
 pub(crate) const MEDIA_TYPE: &str = r"^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(;[ -~]*)?$";
 
+/// A domain, a slash and a name, such as the reserved names of controllers.
+pub(crate) const DOMAIN_PATH: &str =
+    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9/_.~-]+$";
+
 /// A quantity, by the pattern of Kubernetes' own schemas, but not negative.
 const QUANTITY: &str = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
 
@@ -142,6 +146,20 @@ pub(crate) fn quantities(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// The same with a limit of their length, which bounds the estimated cost of CEL rules on the field.
+pub(crate) fn short_quantities(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 8,
+        "additionalProperties": {
+            "x-kubernetes-int-or-string": true,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "maxLength": 32,
+            "pattern": QUANTITY,
+        },
+    })
+}
+
 /// The names of the presets.
 pub(crate) fn preset(_: &mut SchemaGenerator) -> Schema {
     let names: Vec<&str> = Preset::ALL.iter().map(|preset| preset.name()).collect();
@@ -184,7 +202,7 @@ pub(crate) fn stills(_: &mut SchemaGenerator) -> Schema {
 
 /// What follows a failed attempt.
 pub(crate) fn failure_action(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "enum": [FailureAction::FailJob, FailureAction::Count]})
+    json_schema!({"type": "string", "enum": [FailureAction::FailJob, FailureAction::Count, FailureAction::Ignore]})
 }
 
 /// The codes of a rule about failures, each once.

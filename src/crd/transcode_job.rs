@@ -5,6 +5,9 @@
     reason = "kube's derive of validation rules makes private types at the place of the specs"
 )]
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -60,6 +63,8 @@ use crate::job::{FailureAction, FailureCode, Output, Parallelism, Preset, Qualit
 #[x_kube(validation = rules::unchanged_option("webhook"))]
 #[x_kube(validation = rules::unchanged_option("parallelism"))]
 #[x_kube(validation = rules::unchanged_option("failurePolicy"))]
+#[x_kube(validation = rules::unchanged_option("managedBy"))]
+#[x_kube(validation = rules::unchanged_option("resources"))]
 pub struct TranscodeJobSpec {
     /// The source of the video: exactly one of `key`, `url` and `upload`.
     pub input: InputSpec,
@@ -87,12 +92,21 @@ pub struct TranscodeJobSpec {
     /// Whether the job is suspended. A running encode is stopped; it starts over when this becomes false.
     #[serde(default)]
     pub suspend: bool,
+    /// The controller of the job, as a domain, a slash and a name. One with another name than tcoder.dev/controller is left
+    /// alone by tcoder; kueue.x-k8s.io/multikueue has MultiKueue run it in another cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63), regex(pattern = rules::DOMAIN_PATH))]
+    pub managed_by: Option<String>,
+    /// What the job counts for in the queue of Kueue that its label kueue.x-k8s.io/queue-name names. Workers are not sized by
+    /// it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourcesSpec>,
     /// Number of retries before the job fails, 0 to 19. A video that cannot be transcoded is not retried.
     #[serde(default = "default_backoff_limit")]
     #[schemars(range(min = 0, max = 19))]
     pub backoff_limit: i32,
     /// Which failures of an attempt are retried. By default those are that may be temporary. Workers of a version before this
-    /// field ignore it.
+    /// field, or before one of its actions, ignore it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_policy: Option<FailurePolicySpec>,
     /// Seconds after `status.startTime` at which the job fails, including all attempts.
@@ -123,6 +137,8 @@ impl TranscodeJobSpec {
             priority: 0,
             webhook: None,
             suspend: false,
+            managed_by: None,
+            resources: None,
             backoff_limit: default_backoff_limit(),
             failure_policy: None,
             active_deadline_seconds: None,
@@ -130,6 +146,17 @@ impl TranscodeJobSpec {
             ttl_seconds_after_finished: default_ttl(),
         }
     }
+}
+
+/// What a job counts for in a queue of Kueue.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourcesSpec {
+    /// The amount of each resource, such as `cpu: "4"`, for each of the chunks that `parallelism` lets be encoded at once; without
+    /// a number there, once. By default one CPU.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "rules::short_quantities")]
+    pub requests: BTreeMap<String, Quantity>,
 }
 
 /// The number of retries of an object that names none.
@@ -201,7 +228,8 @@ pub struct FailurePolicySpec {
 #[serde(rename_all = "camelCase")]
 pub struct FailureRuleSpec {
     /// FailJob: the job fails without another attempt. Count: another attempt follows, unless `backoffLimit` is reached, also
-    /// after a failure that would otherwise end the job at once, such as a second crash of FFmpeg in a row.
+    /// after a failure that would otherwise end the job at once, such as a second crash of FFmpeg in a row. Ignore: the same
+    /// without counting the attempt, up to 20 times; Count after that.
     #[schemars(schema_with = "rules::failure_action")]
     pub action: FailureAction,
     /// The codes of `status.lastFailure.code`. The loss of a worker (workerLost) always counts.
@@ -249,7 +277,7 @@ pub enum JobPhase {
     Queued,
     /// A worker is processing it.
     Running,
-    /// `spec.suspend` prevents it from running.
+    /// `spec.suspend`, or a queue of Kueue, prevents it from running.
     Suspended,
     /// Its outputs are in storage.
     Complete,

@@ -15,7 +15,13 @@ pub enum FailureAction {
     /// Another attempt follows, unless all have been made, also after a failure that would otherwise end the job at once, such as
     /// a second crash of FFmpeg.
     Count,
+    /// Another attempt follows, and this one does not count, after a growing pause. So that no job is tried for ever, only
+    /// [`IGNORED_FAILURES`] of a job, or of a part of a split one, are not counted; the ones after them are as with `Count`.
+    Ignore,
 }
+
+/// How many failures of a job, or of a part of a split one, can be left uncounted.
+pub const IGNORED_FAILURES: u32 = 20;
 
 /// A rule for failures with these codes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

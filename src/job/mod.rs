@@ -22,7 +22,7 @@ mod token;
 
 pub use entry::EntryKind;
 pub use failure::{Failure, FailureCode};
-pub use failure_policy::{FailureAction, FailurePolicy, FailureRule};
+pub use failure_policy::{FailureAction, FailurePolicy, FailureRule, IGNORED_FAILURES};
 pub use id::{AttemptId, Epoch, InvalidAttemptId, InvalidEpoch, InvalidJobId, JobId, WorkerId};
 pub use input_limits::InputLimits;
 pub use key::{InvalidKey, ObjectKey, safe_file_name};

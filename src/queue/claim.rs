@@ -8,8 +8,8 @@ use super::codec::{ScriptReply, ms, parse_spec};
 use super::terms::{Keep, PartTerms};
 use super::{Queue, QueueError, Reply, scripts};
 use crate::job::{
-    AttemptId, Epoch, Failure, FailureAction, JobId, JobSpec, LeaseId, Millis, Part, SPLIT_VERSION,
-    TokenName, WorkerId,
+    AttemptId, Epoch, Failure, FailureAction, IGNORED_FAILURES, JobId, JobSpec, LeaseId, Millis, Part,
+    SPLIT_VERSION, TokenName, WorkerId,
 };
 use crate::trace::TraceParent;
 
@@ -58,6 +58,8 @@ pub struct Claimed {
     pub plan: Option<Arc<str>>,
     /// Whether a viewer waits for the part.
     pub is_awaited: bool,
+    /// How many of its failures were not counted.
+    pub ignored: u32,
     /// The version of the input in the bucket that all attempts at the job read, as its entity tag without quotes. It is
     /// known from the upload, or from the first attempt that has read the input.
     pub input_version: OnceLock<String>,
@@ -103,12 +105,22 @@ impl Claimed {
         self.spec.failure_policy.action(failure.code) == Some(FailureAction::FailJob)
     }
 
+    /// Whether an attempt that fails like this is not counted, and another follows.
+    #[must_use]
+    pub fn is_ignored(&self, failure: &Failure) -> bool {
+        self.spec.failure_policy.action(failure.code) == Some(FailureAction::Ignore)
+            && self.ignored < IGNORED_FAILURES
+    }
+
     /// Whether no further attempt follows one that fails like this.
     #[must_use]
     pub fn is_last(&self, failure: &Failure) -> bool {
+        if self.is_ignored(failure) {
+            return false;
+        }
         let is_final = match self.spec.failure_policy.action(failure.code) {
             Some(FailureAction::FailJob) => true,
-            Some(FailureAction::Count) => false,
+            Some(FailureAction::Count | FailureAction::Ignore) => false,
             None => !failure.code.is_retryable() || failure.recurs(self.previous.as_ref()),
         };
         is_final || self.number >= self.spec.max_attempts
@@ -215,6 +227,7 @@ pub(super) fn claimed(
             "" => OnceLock::new(),
             version => version.to_owned().into(),
         },
+        ignored: answer.text(18)?.parse().unwrap_or_default(),
     })
 }
 

@@ -281,7 +281,10 @@ impl Queue {
         again: bool,
         verify: bool,
     ) -> Result<FailOutcome, QueueError> {
-        let wait = super::backoff::full_jitter(job.number, RETRY_BASE, RETRY_CAP);
+        // The pauses grow with each failure, counted or not.
+        let failures = job.number.saturating_add(job.ignored);
+        let wait = super::backoff::full_jitter(failures, RETRY_BASE, RETRY_CAP);
+        let is_ignored = again && !verify && job.is_ignored(failure);
         let lease = job.lease();
         let args = vec![
             lease.task(),
@@ -293,7 +296,8 @@ impl Queue {
         ];
         // The next attempt at a job reads the same version of its input.
         let version = job.input_version.get().filter(|_| job.part.is_none()).cloned().unwrap_or_default();
-        let args = [args, job.keep.args(), vec![job.split_epoch(), version]].concat();
+        let ignored = if is_ignored { "1" } else { "" }.to_owned();
+        let args = [args, job.keep.args(), vec![job.split_epoch(), version, ignored]].concat();
         let reply = self.eval_idempotent(&scripts::FAIL, args).await?;
         let answer = ScriptReply::of(&reply)?;
         match answer.word {

@@ -131,6 +131,22 @@ async fn chart_renders_the_objects_of_the_namespaced_overlay() {
     assert_same(&chart, &by_name(rendered("overlays/namespaced")));
 }
 
+#[tokio::test]
+async fn chart_renders_the_roles_for_kueue_only_where_they_are_asked_for() {
+    let plain = by_name(template("tcoder", "tcoder-system", &[]).await);
+    let mut with = by_name(template("tcoder", "tcoder-system", &["kueue=true"]).await);
+    with.retain(|name, _| !plain.contains_key(name));
+    assert_same(&with, &by_name(rendered("overlays/kueue")));
+    let narrow = by_name(template("films", "films", &["scope=namespace", "kueue=true"]).await);
+    let rules = |objects: &Objects, kind: &str, name: &str| {
+        objects[&(kind.to_owned(), name.to_owned())]["rules"].clone()
+    };
+    assert_eq!(
+        rules(&narrow, "Role", "films-controller-kueue"),
+        rules(&with, "ClusterRole", "tcoder-system:tcoder-controller-kueue")
+    );
+}
+
 #[test]
 fn files_that_the_chart_shares_with_kustomize_are_the_same() {
     for (copy, original) in [
@@ -138,6 +154,7 @@ fn files_that_the_chart_shares_with_kustomize_are_the_same() {
         ("files/users.yaml", "crds/users.yaml"),
         ("files/rbac.yaml", "base/rbac.yaml"),
         ("files/cluster-rbac.yaml", "overlays/cluster-wide/rbac.yaml"),
+        ("files/kueue-rbac.yaml", "overlays/kueue/rbac.yaml"),
     ] {
         assert!(read(&format!("helm/tcoder/{copy}")) == read(original), "{copy}: run make chart");
     }

@@ -23,6 +23,7 @@ mod hls_playlists;
 mod hosted_redis;
 mod hostile_files;
 mod job_id_reuse;
+mod krew;
 mod manifests;
 mod media;
 mod media_process;

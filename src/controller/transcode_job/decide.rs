@@ -102,8 +102,10 @@ pub(crate) fn decide(seen: &DecisionInput<'_>) -> Decision {
         Look::NotYet => Decision::Act(Act::Look),
         Look::Gone if seen.mirror => Decision::Act(Act::Delete),
         Look::Gone if ended => over(frame, frame.as_before()),
-        Look::Gone if frame.object.spec.suspend => settle(frame.suspended(), None),
-        Look::Gone => submit(seen),
+        Look::Gone => match frame.hold {
+            Some(hold) => settle(frame.held(hold), None),
+            None => submit(seen),
+        },
         Look::Job(job) if seen.mirror => mirror(seen, job),
         Look::Job(job) => follow(seen, job),
     }
@@ -136,13 +138,12 @@ fn mirror(seen: &DecisionInput<'_>, job: &Job) -> Decision {
 
 fn follow(seen: &DecisionInput<'_>, job: &Job) -> Decision {
     let frame = &seen.frame;
-    let suspend = frame.object.spec.suspend;
     match job.status {
         // A job that waits for its upload costs nothing; it is cancelled when the upload arrives.
-        State::Queued | State::Running | State::Playable if suspend => {
+        State::Queued | State::Running | State::Playable if frame.hold.is_some_and(|hold| hold.stops) => {
             return Decision::Act(Act::Cancel(CancelReason::Suspended));
         }
-        State::Cancelled if job.suspended && !suspend => return Decision::Act(Act::Redrive),
+        State::Cancelled if job.suspended && frame.hold.is_none() => return Decision::Act(Act::Redrive),
         _ => {}
     }
     let is_the_same = |rules: Rules| {

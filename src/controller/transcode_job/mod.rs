@@ -7,6 +7,7 @@
 //! | `decide` | observation -> next action, or the status (pure) |
 //! | `status` | a job -> the status (pure) |
 //! | `events` | two statuses -> the Events for their difference (pure) |
+//! | `queued` | what Kueue says about a job, and the job's Workload |
 //! | `index` | maps jobs to objects, filters job events |
 //! | `reconcile` | carries out the actions: Redis, the API server, the bucket |
 //! | here | the watch, and the triggers of reconciliations |
@@ -14,6 +15,7 @@
 mod decide;
 mod events;
 mod index;
+mod queued;
 mod reconcile;
 mod status;
 mod submission;
@@ -83,6 +85,7 @@ pub(crate) async fn run(
     let run = Controller::for_stream(objects, store)
         .with_config(Config::default().concurrency(MAX_CONCURRENT_RECONCILIATIONS))
         .reconcile_on(woken(Arc::clone(&context), events))
+        .reconcile_on(queue_changes(&context))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile::reconcile, on_error, context)
         // Failures are logged where they happen.
@@ -132,6 +135,11 @@ fn woken(
     batches.flat_map(futures::stream::iter)
 }
 
+/// The objects whose queues of Kueue have news for them.
+fn queue_changes(context: &Context) -> impl Stream<Item = ObjectRef<Guarded>> + use<> {
+    context.kueue().woken().map(|(namespace, name)| ObjectRef::new(&name).within(&namespace))
+}
+
 impl Context {
     /// Keeps the index in step with the watch. `listed` collects the ids of an initial list until it is
     /// complete.
@@ -155,6 +163,7 @@ impl Context {
                 if let Some(id) = id_of(object) {
                     self.index().remove(id);
                 }
+                self.kueue().forget(object.namespace().unwrap_or_default(), object.name_any());
             }
             Event::InitDone => {
                 if let Some(there) = listed.take() {

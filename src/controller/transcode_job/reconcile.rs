@@ -16,9 +16,11 @@ use super::Guarded;
 use super::decide::{Act, Decision, DecisionInput, Look, decide};
 use super::events::event_drafts;
 use super::index::{Index, WebhookRequest, job_id, mirrored};
+use super::queued::{Queued, follow_elsewhere, is_managed_elsewhere};
 use super::status::StatusContext;
 use super::submission::Rules;
 use crate::controller::fleet::MachinePrice;
+use crate::controller::kueue::Kueue;
 use crate::controller::secrets;
 use crate::crd::{FINALIZER, JobPhase, TranscodeJob, TranscodeJobStatus, reason};
 use crate::job::{AttemptId, JobId, Millis, ObjectKey};
@@ -116,6 +118,8 @@ pub(crate) struct ReconcilerHandles {
     pub mirrors: Option<String>,
     /// The price of one machine, if known.
     pub price: watch::Receiver<Option<MachinePrice>>,
+    /// The queues of Kueue.
+    pub kueue: Arc<Kueue>,
     /// Writes Events.
     pub recorder: Recorder,
     /// Where metrics are recorded.
@@ -151,6 +155,12 @@ impl Context {
     #[must_use]
     pub(crate) fn mirrors(&self) -> Option<&str> {
         self.tools.mirrors.as_deref()
+    }
+
+    /// The queues of Kueue.
+    #[must_use]
+    pub(crate) fn kueue(&self) -> &Arc<Kueue> {
+        &self.tools.kueue
     }
 
     /// The index of the objects.
@@ -228,6 +238,7 @@ impl Context {
             return self.cleanup(object, id).await;
         }
         match &object.0 {
+            Ok(job) if !mirror && is_managed_elsewhere(job) => Ok(follow_elsewhere(self.kueue(), job).await?),
             Ok(job) => self.follow(object, job, id, mirror, dirty).await,
             Err(unreadable) => self.refuse(object, id, &unreadable.error).await,
         }
@@ -244,6 +255,10 @@ impl Context {
         let written = self.index().written(id, job.status.as_ref());
         let before = written.or_else(|| job.status.clone()).unwrap_or_default();
         let price = *self.tools.price.borrow();
+        let queued = match mirror {
+            true => Queued::default(),
+            false => Queued::look(self.kueue(), job, &before).await?,
+        };
         let frame = || StatusContext {
             object: job,
             before: &before,
@@ -251,6 +266,7 @@ impl Context {
             links: &self.tools.links,
             price,
             now: now_millis(),
+            hold: queued.hold.as_ref(),
         };
         let seen = DecisionInput {
             frame: frame(),
@@ -261,7 +277,7 @@ impl Context {
             storage_error: None,
             rules: self.tools.rules,
         };
-        match self.settle(object, seen, &frame, dirty).await {
+        match self.settle(object, seen, &queued, &frame, dirty).await {
             Err(error) if error.is_redis() && !before.phase.is_some_and(JobPhase::is_terminal) => {
                 self.write(object, id, &before, &frame().without_redis(error.remedy())).await?;
                 Err(error)
@@ -275,6 +291,7 @@ impl Context {
         &self,
         object: &Guarded,
         mut seen: DecisionInput<'a>,
+        queued: &Queued,
         frame: &(dyn Fn() -> StatusContext<'a> + Sync),
         dirty: bool,
     ) -> Result<Action, ReconcileError> {
@@ -296,11 +313,13 @@ impl Context {
                         self.hold(object, id).await?;
                     }
                     self.write(object, id, seen.frame.before, &status).await?;
+                    queued.follow(self.kueue(), seen.frame.object, &seen.job, &status).await?;
                     // The finalizer stays only while the job is active, so that an operator that was removed
                     // blocks nothing.
                     if ends {
                         self.release(object, id).await?;
                     }
+                    let again = again.into_iter().chain(queued.again).min();
                     return Ok(again.map_or_else(Action::await_change, Action::requeue));
                 }
                 Decision::Act(Act::Delete) => {

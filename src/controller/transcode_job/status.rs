@@ -6,6 +6,7 @@ use kube::Resource as _;
 use super::submission::signed_type;
 use crate::controller::conditions::{ConditionUpdate, conditions, find, holds, millis, time};
 use crate::controller::fleet::MachinePrice;
+use crate::controller::kueue::Hold;
 use crate::crd::{
     CostStatus, EntryStatus, FailureStatus, FileStatus, JobPhase, OutputStatus, TranscodeJob,
     TranscodeJobSpec, TranscodeJobStatus, condition, reason,
@@ -36,6 +37,8 @@ pub(crate) struct StatusContext<'a> {
     pub price: Option<MachinePrice>,
     /// The wall clock.
     pub now: Millis,
+    /// Why the job is held back, by its user or by its queue.
+    pub hold: Option<&'a Hold>,
 }
 
 impl StatusContext<'_> {
@@ -85,13 +88,12 @@ impl StatusContext<'_> {
         status
     }
 
-    /// The status while `spec.suspend` prevents the job from running.
+    /// The status while the job is held back before it was queued.
     #[must_use]
-    pub(crate) fn suspended(&self) -> TranscodeJobStatus {
+    pub(crate) fn held(&self, hold: &Hold) -> TranscodeJobStatus {
         let mut status = self.bare(JobPhase::Suspended);
         status.attempts = self.before.attempts;
-        let message = "spec.suspend is true; set it to false to let the job run";
-        self.say(&mut status, vec![ConditionUpdate::yes(condition::SUSPENDED, reason::SUSPENDED, message)]);
+        self.say(&mut status, held(hold));
         status
     }
 
@@ -113,7 +115,7 @@ impl StatusContext<'_> {
     /// The status that mirrors `job`. `changed` says that the spec no longer matches the job.
     #[must_use]
     pub(crate) fn of(&self, job: &Job, changed: bool) -> TranscodeJobStatus {
-        let mut status = self.bare(phase(job, self.object.spec.suspend));
+        let mut status = self.bare(phase(job, self.hold.is_some()));
         status.attempts = i32::try_from(job.attempt).ok();
         status.last_failure = last_failure(job);
         status.machine = job.worker.as_ref().map(|w| w.machine().to_owned());
@@ -139,7 +141,7 @@ impl StatusContext<'_> {
             status.entries = vec![EntryStatus { kind, key: key.to_string(), url: None }];
             self.addresses(&mut status);
         }
-        let mut said = said(job, &self.object.spec, &self.before.conditions);
+        let mut said = said(job, &self.object.spec, self.hold, &self.before.conditions);
         if changed {
             let message = "an immutable field of the spec was changed; the job continues with its original spec. \
                            To apply the change, delete this TranscodeJob and create another";
@@ -228,9 +230,9 @@ fn percent(progress: f64) -> i32 {
     progress.clamp(0.0, 100.0) as i32
 }
 
-fn phase(job: &Job, suspend: bool) -> JobPhase {
+fn phase(job: &Job, is_held: bool) -> JobPhase {
     match job.status {
-        State::Uploading if suspend => JobPhase::Suspended,
+        State::Uploading if is_held => JobPhase::Suspended,
         State::Uploading => JobPhase::Uploading,
         State::Queued => JobPhase::Queued,
         State::Running | State::Playable => JobPhase::Running,
@@ -250,7 +252,21 @@ fn keep(before: &[Condition]) -> Vec<ConditionUpdate> {
         .collect()
 }
 
-fn said(job: &Job, spec: &TranscodeJobSpec, before: &[Condition]) -> Vec<ConditionUpdate> {
+/// What to say of a job that is held back.
+fn held(hold: &Hold) -> Vec<ConditionUpdate> {
+    let mut said = vec![ConditionUpdate::yes(condition::SUSPENDED, hold.reason, &*hold.message)];
+    if hold.is_stalled {
+        said.push(ConditionUpdate::yes(condition::STALLED, hold.reason, &*hold.message));
+    }
+    said
+}
+
+fn said(
+    job: &Job,
+    spec: &TranscodeJobSpec,
+    hold: Option<&Hold>,
+    before: &[Condition],
+) -> Vec<ConditionUpdate> {
     let mut said = match job.status {
         State::Uploading => {
             let media_type = spec.input.upload.as_ref().and_then(|upload| upload.content_type.as_ref());
@@ -263,6 +279,9 @@ fn said(job: &Job, spec: &TranscodeJobSpec, before: &[Condition]) -> Vec<Conditi
         }
         State::Queued => {
             let message = match (&job.error, job.timestamps.retry_at) {
+                (Some(error), Some(at)) if job.attempt == 0 => {
+                    format!("an attempt that is not counted failed: {error}; the next is at {at}")
+                }
                 (Some(error), Some(at)) => {
                     format!(
                         "attempt {} of {} failed: {error}; the next is at {at}",
@@ -322,12 +341,18 @@ fn said(job: &Job, spec: &TranscodeJobSpec, before: &[Condition]) -> Vec<Conditi
             ]
         }
     };
-    let suspended = (spec.suspend && !job.status.is_terminal()) || job.suspended;
-    if suspended {
-        let message = "spec.suspend is true; set it to false to let the job run";
-        said.push(ConditionUpdate::yes(condition::SUSPENDED, reason::SUSPENDED, message));
-    } else if find(before, condition::SUSPENDED).is_some() {
-        said.push(ConditionUpdate::no(condition::SUSPENDED, reason::RESUMED, "spec.suspend is false again"));
+    // A job that was started is held back only by what also stops it.
+    let holds_it = |hold: &&Hold| hold.stops || job.status == State::Uploading || job.suspended;
+    let may_be_held = !job.status.is_terminal() || job.suspended;
+    match hold.filter(holds_it) {
+        Some(hold) if may_be_held => said.extend(held(hold)),
+        // It is resumed next.
+        None if job.suspended => {}
+        _ if find(before, condition::SUSPENDED).is_some() => {
+            let message = "nothing holds the job back any more";
+            said.push(ConditionUpdate::no(condition::SUSPENDED, reason::RESUMED, message));
+        }
+        _ => {}
     }
     if !job.status.is_terminal() && find(before, condition::FAILED).is_some() {
         let message = "the job was retried";

@@ -11,6 +11,7 @@ use super::submission::Rules;
 use crate::config::{Env, StorageConfig};
 use crate::controller::conditions::{find, holds, millis, time};
 use crate::controller::fleet::MachinePrice;
+use crate::controller::kueue::Hold;
 use crate::crd::{JobPhase, TranscodeJob, TranscodeJobStatus, condition, reason};
 use crate::job::{Failure, FailureCode, Job, JobId, JobLimits, Millis, SplitInfo, State};
 use crate::net::EgressPolicy;
@@ -110,6 +111,7 @@ struct Case {
     mirror: bool,
     now: Millis,
     readable: Readable,
+    queue: Option<Hold>,
 }
 
 impl Case {
@@ -126,6 +128,7 @@ impl Case {
             mirror: false,
             now: NOW,
             readable,
+            queue: None,
         }
     }
 
@@ -137,6 +140,7 @@ impl Case {
 
     fn decide(&self) -> Decision {
         let links = links(self.readable);
+        let hold = self.hold();
         let frame = StatusContext {
             object: &self.object,
             before: &self.before,
@@ -144,6 +148,7 @@ impl Case {
             links: &links,
             price: Some(MachinePrice { usd_per_hour: 3600.0, cpus: 2 }),
             now: self.now,
+            hold: hold.as_ref(),
         };
         decide(&DecisionInput {
             frame,
@@ -154,6 +159,17 @@ impl Case {
             storage_error: None,
             rules: RULES,
         })
+    }
+
+    /// What holds the job back: its user, or what the case says of its queue.
+    fn hold(&self) -> Option<Hold> {
+        let suspended = self.object.spec.suspend.then(|| Hold {
+            reason: reason::SUSPENDED,
+            message: "spec.suspend is true".into(),
+            stops: true,
+            is_stalled: false,
+        });
+        suspended.or_else(|| self.queue.clone())
     }
 
     fn act(&self) -> Act {
@@ -514,6 +530,7 @@ fn without_redis_what_was_known_stands() {
         links: &links,
         price: None,
         now: NOW,
+        hold: None,
     };
     let status = frame.without_redis(None);
     assert_eq!((status.phase, status.progress_percent), (Some(JobPhase::Running), Some(42)));
@@ -534,6 +551,7 @@ fn a_used_up_quota_of_redis_is_a_condition_that_says_what_to_do_and_stays_as_it_
         links: &links,
         price: None,
         now: NOW,
+        hold: None,
     };
     let refusal = |usage: u32| QueueError::Quota(format!("max requests limit exceeded. Usage: {usage}"));
     let status = frame.without_redis(refusal(500_001).remedy());
@@ -542,4 +560,47 @@ fn a_used_up_quota_of_redis_is_a_condition_that_says_what_to_do_and_stays_as_it_
     assert!(condition.message.contains("quota is used up; raise the limit"), "{}", condition.message);
     let later = StatusContext { before: &status, now: NOW.plus(60_000), ..frame };
     assert_eq!(later.without_redis(refusal(500_002).remedy()), status);
+}
+
+#[test]
+fn queue_holds_a_job_back_as_its_user_does_and_a_missing_kueue_stops_none_that_was_started() {
+    let hold = |stops| Hold {
+        reason: reason::AWAITING_ADMISSION,
+        message: "the job waits for quota".into(),
+        stops,
+        is_stalled: !stops,
+    };
+    for stops in [true, false] {
+        let mut case = Case::of(none(), Look::Gone);
+        case.queue = Some(hold(stops));
+        let status = case.status();
+        assert_eq!(status.phase, Some(JobPhase::Suspended));
+        let suspended = holds(&status.conditions, condition::SUSPENDED).unwrap();
+        assert_eq!(
+            (&*suspended.reason, &*suspended.message),
+            (reason::AWAITING_ADMISSION, "the job waits for quota")
+        );
+        assert_eq!(holds(&status.conditions, condition::STALLED).is_some(), !stops);
+        for state in [State::Queued, State::Running, State::Playable] {
+            let mut case = Case::in_state(none(), state);
+            case.queue = Some(hold(stops));
+            if stops {
+                assert_eq!(case.act(), Act::Cancel(CancelReason::Suspended), "{state}");
+            } else {
+                let status = case.status();
+                assert!(holds(&status.conditions, condition::SUSPENDED).is_none(), "{state}");
+            }
+        }
+        // One that was stopped waits until nothing holds it back, and its user's word comes first.
+        let mut case = Case::in_state(none(), State::Cancelled);
+        let Look::Job(job) = &mut case.look else { panic!() };
+        job.suspended = true;
+        case.queue = Some(hold(stops));
+        assert_eq!(case.status().phase, Some(JobPhase::Suspended));
+        case.object.spec.suspend = true;
+        let status = case.status();
+        assert_eq!(holds(&status.conditions, condition::SUSPENDED).unwrap().reason, reason::SUSPENDED);
+        (case.queue, case.object.spec.suspend) = (None, false);
+        assert_eq!(case.act(), Act::Redrive);
+    }
 }

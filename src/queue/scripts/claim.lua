@@ -5,10 +5,11 @@
 -- claimed (any: any task, part: a part, awaited: a part that somebody waits for), and whether the worker said a moment
 -- ago that it is alive (1: of one that held a lease until now, that is not stored again).
 -- Returns JOB task epoch attempt spec ms born earlier queued trace error verifies keep keep_input keep_outputs
--- split-epoch awaited owner input-version | EMPTY next-due now | UNREGISTERED | RETIRED | STRAY task | NEWER task version. `error` is why the
+-- split-epoch awaited owner input-version ignored | EMPTY next-due now | UNREGISTERED | RETIRED | STRAY task | NEWER task version. `error` is why the
 -- attempt before failed; a job that is only to be verified (1) fails for that reason. `split-epoch` is that of the
 -- attempt which split the job: of a part always, and of a job that is to be finished; else it is empty. `awaited` (1) is
 -- a part that somebody waits for (await_segment.lua).
+-- `ignored` is how many failures were not counted ('': none).
 -- `input-version` is the entity tag of the job's input, if it is known; else it is empty.
 local grace, away, token, again = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10] == '1'
 local worker, now, lease, alive_ms, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -27,13 +28,13 @@ if again then
   for _, member in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
     local id, epoch = string.match(member, '^(.+):(%d+)$')
     local s = redis.call('HMGET', status(id), 'worker', 'claim', 'attempt', 'spec', 'created', 'before', 'queued',
-      'trace', 'verify', 'error', 'epoch', 'keep', 'keep_input', 'keep_outputs', 'split', 'awaited', 'owner', 'input_version')
+      'trace', 'verify', 'error', 'epoch', 'keep', 'keep_input', 'keep_outputs', 'split', 'awaited', 'owner', 'input_version', 'ignored')
     if s[1] == worker and s[2] == token and s[11] == epoch then
       local ms = clock()
       redis.call('ZADD', leases, 'XX', 'GT', ms + lease, member)
       return { 'JOB', id, tonumber(epoch), tonumber(s[3]), s[4], ms, tonumber(s[5]), s[6] == '1' and 1 or 0,
         tonumber(s[7]) or ms, s[8] or '', s[10] or '', s[9] == '1' and 1 or 0, s[12] or '', s[13] or '', s[14] or '', s[15] or '',
-        s[16] == '1' and 1 or 0, s[17] or '', s[18] or '' }
+        s[16] == '1' and 1 or 0, s[17] or '', s[18] or '', s[19] or '' }
     end
   end
 end
@@ -48,7 +49,7 @@ local id = popped[1]
 if not id then return { 'EMPTY', due, limit > 0 and now or -1 } end
 local _, part = job_and_part(id)
 local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'spec', 'created', 'queued', 'trace',
-  'verify', 'error', 'keep', 'keep_input', 'keep_outputs', 'v', 'split', 'rank', 'owner', 'input_version')
+  'verify', 'error', 'keep', 'keep_input', 'keep_outputs', 'v', 'split', 'rank', 'owner', 'input_version', 'ignored')
 -- A part that somebody waits for stands in front of its usual place.
 local is_awaited = part and tonumber(popped[2]) < (tonumber(s[15]) or 0)
 if (ARGV[11] == 'part' and not part) or (ARGV[11] == 'awaited' and not is_awaited) then
@@ -95,4 +96,4 @@ redis.call('HSET', status(id), 'state', 'running', 'epoch', epoch, 'attempt', at
 redis.call('ZADD', leases, ms + lease, id .. ':' .. epoch)
 return { 'JOB', id, epoch, attempt, s[4], ms, born, before, tonumber(s[6]) or ms, s[7] or '',
   s[9] or '', verifies and 1 or 0, s[10] or '', s[11] or '', s[12] or '', split, is_awaited and 1 or 0,
-  s[16] or '', s[17] or '' }
+  s[16] or '', s[17] or '', s[18] or '' }

@@ -2,10 +2,10 @@
 -- failure, ms until the next attempt (-1: there is none), hook flag, whether the next claim only verifies (1),
 -- because this attempt cannot tell whether the job's manifest stands, the three arguments of finish about what
 -- is kept, the epoch of the attempt that split the job (of a part, or of one that finishes a split job), or '', and
--- the entity tag of the job's input that the attempt has read, or ''.
+-- the entity tag of the job's input that the attempt has read, or '', and whether the attempt is not counted (1).
 -- Returns RETRY with its time, FAILED, ALREADY, or LOST with the job's state.
 local id, epoch, failure, delay, hook, verify = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]
-local split, version = ARGV[11] or '', ARGV[12] or ''
+local split, version, is_ignored = ARGV[11] or '', ARGV[12] or '', ARGV[13] == '1'
 local job, part = job_and_part(id)
 if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then
   local s = redis.call('HMGET', status(id), 'state', 'epoch', 'error')
@@ -21,6 +21,12 @@ end
 give_back_on_error(id, epoch)
 if delay >= 0 then
   local now = part and clock() or by_clock(event(id, 'queued'))
+  if is_ignored then
+    -- Undone by giving the attempt its number back: one failure less that may be ignored does no harm.
+    redis.call('HINCRBY', status(id), 'ignored', 1)
+    redis.call('HINCRBY', status(id), 'attempt', -1)
+    on_error(function() redis.pcall('HINCRBY', status(id), 'attempt', 1) end)
+  end
   redis.call('HSET', status(id), 'state', 'queued', 'error', failure, 'retry', now + delay, 'queued', '',
     'verify', verify, unpack(version ~= '' and { 'input_version', version } or {}))
   redis.call('ZADD', scheduled, now + delay, id)

@@ -30,6 +30,7 @@ redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'epoch', epoch, 
 local is_read, spec = pcall(cjson.decode, s[8] or '')
 local is_upload = (s[6] or '') ~= '' and not (is_read and type(spec) == 'table' and spec.origin == 'storage')
 if not is_upload then redis.call('HDEL', status(id), 'input_version') end
+redis.call('HDEL', status(id), 'ignored')
 -- Somebody else may retry it.
 count_as_open_again(s[7] or '', id)
 redis.call('PERSIST', status(id))

@@ -6,6 +6,7 @@ mod faults;
 pub mod installs;
 mod kubectl;
 mod kubelet;
+mod kueue;
 mod life;
 mod pods;
 mod pool;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tcoder::job::{
-    AttemptId, Epoch, Failure, FailureAction, FailureCode, FailurePolicy, FailureRule, JobId, JobSpec,
-    SecretRef, State,
+    AttemptId, Epoch, Failure, FailureAction, FailureCode, FailurePolicy, FailureRule, IGNORED_FAILURES,
+    JobId, JobSpec, SecretRef, State,
 };
 use tcoder::queue::{
     CancelOutcome, CancelReason, Claim, CompleteOutcome, FailOutcome, Outbox, Queue, RedriveOutcome,
@@ -384,6 +384,48 @@ async fn failure_policy_decides_which_failures_are_tried_again() {
             queue.cancel(id).await.unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn ignored_failures_are_not_counted_up_to_their_limit() {
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    let rule = FailureRule { action: FailureAction::Ignore, error_codes: vec![FailureCode::Storage] };
+    let policy = FailurePolicy(vec![rule]);
+    let spec = JobSpec { failure_policy: policy, max_attempts: 2, ..spec() };
+    let id = submit(&queue, &spec).await;
+    let mut redis = raw(&config);
+    let mut next = async || {
+        all_due(&mut redis, &config);
+        queue.sweep(10, 0).await.unwrap();
+        claim(&queue, &w).await.unwrap()
+    };
+    let storage = Failure::new(FailureCode::Storage, "the bucket is away");
+    for ignored in 0..IGNORED_FAILURES {
+        let job = next().await;
+        assert_eq!((job.number, job.ignored, job.is_last(&storage)), (1, ignored, false));
+        assert!(matches!(queue.fail(&job, &storage).await.unwrap(), FailOutcome::Retry(_)));
+        let seen = queue.get(id).await.unwrap().unwrap();
+        assert_eq!((seen.status, seen.attempt, seen.error.as_ref()), (State::Queued, 0, Some(&storage)));
+    }
+    // From now on they count.
+    let job = next().await;
+    assert_eq!((job.number, job.ignored, job.is_last(&storage)), (1, IGNORED_FAILURES, false));
+    assert!(matches!(queue.fail(&job, &storage).await.unwrap(), FailOutcome::Retry(_)));
+    let job = next().await;
+    assert_eq!((job.number, job.is_last(&storage)), (2, true));
+    assert_eq!(queue.fail(&job, &storage).await.unwrap(), FailOutcome::Failed);
+    // A retry by a user begins anew.
+    queue.redrive(id).await.unwrap();
+    let job = next().await;
+    assert_eq!((job.number, job.ignored), (1, 0));
+    // Another failure counts at once, and one that is no failure of the input ends the job by its code.
+    let other = Failure::new(FailureCode::Worker, "no luck");
+    assert!(matches!(queue.fail(&job, &other).await.unwrap(), FailOutcome::Retry(_)));
+    let job = next().await;
+    assert_eq!((job.number, job.ignored), (2, 0));
+    assert!(matches!(queue.fail(&job, &storage).await.unwrap(), FailOutcome::Retry(_)));
+    assert_eq!(next().await.number, 2);
 }
 
 /// A job reads the version of its input that was uploaded, or that its first attempt has read.

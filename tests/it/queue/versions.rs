@@ -1,7 +1,9 @@
 //! Two versions of tcoder on one Redis: records of a newer version are left alone, and the version before works beside
 //! this one in both directions. The recorded scripts of that version are in `previous/`.
 
-use tcoder::job::{FORMAT_VERSION, SPLIT_VERSION, State};
+use tcoder::job::{
+    FORMAT_VERSION, Failure, FailureAction, FailureCode, FailurePolicy, FailureRule, SPLIT_VERSION, State,
+};
 use tcoder::queue::{CompleteOutcome, EventFeed, FailOutcome, Filter, Queue, QueueError};
 
 use super::*;
@@ -143,6 +145,50 @@ async fn job_of_this_version_is_processed_by_the_version_before() {
     assert_eq!(state_of(&queue, id).await, State::Completed);
     let late = queue.complete(&lost, &result_of(1), lost.attempt.epoch).await.unwrap();
     assert_eq!(late, CompleteOutcome::Lost(Some(State::Completed)));
+}
+
+/// Workers of the version before know no rules about failures. They decide by the code of a failure, and leave the rules to
+/// those that know them.
+#[tokio::test]
+async fn workers_that_know_no_failure_policy_do_no_harm_to_a_job_that_has_one() {
+    let (queue, config) = queue().await;
+    let (mut previous, mut redis) = (Previous::new(&config), raw(&config));
+    let w = worker(&queue, "w").await;
+    let storage = Failure::new(FailureCode::Storage, "the bucket is away");
+    for action in [FailureAction::Ignore, FailureAction::Count, FailureAction::FailJob] {
+        let rule = FailureRule { action, error_codes: vec![FailureCode::Storage] };
+        let policy = FailurePolicy(vec![rule]);
+        let of_job = JobSpec { failure_policy: policy.clone(), max_attempts: 3, ..spec() };
+        let id = submit(&queue, &of_job).await;
+        // A failed attempt by an old worker counts, whatever the rule says.
+        let old = previous.claim(&w, now(&queue).await).unwrap();
+        assert_eq!((old.id.clone(), old.attempt), (id.to_string(), 1));
+        assert_eq!(previous.fail(&old), "RETRY");
+        all_due(&mut redis, &config);
+        assert_eq!(previous.sweep(), 1);
+        // The rules are still there for a new worker.
+        let job = claim(&queue, &w).await.unwrap();
+        assert_eq!((job.number, job.ignored, &job.spec.failure_policy), (2, 0, &policy), "{action:?}");
+        let outcome = queue.fail(&job, &storage).await.unwrap();
+        if action == FailureAction::FailJob {
+            assert_eq!(outcome, FailOutcome::Failed);
+            // Retried by the version before, the job is a new one for its old workers, and completes.
+            assert_eq!(previous.redrive(id), "QUEUED");
+        } else {
+            assert!(matches!(outcome, FailOutcome::Retry(_)), "{action:?}: {outcome:?}");
+            all_due(&mut redis, &config);
+            assert_eq!(previous.sweep(), 1);
+        }
+        let old = previous.claim(&w, now(&queue).await).unwrap();
+        let expected = match action {
+            FailureAction::Ignore => 2,
+            FailureAction::Count => 3,
+            FailureAction::FailJob => 1,
+        };
+        assert_eq!(old.attempt, expected, "{action:?}");
+        assert_eq!(previous.complete(&old), "DONE");
+        assert_eq!(state_of(&queue, id).await, State::Completed);
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The ends of a split job other than its completion: nothing of its parts is left, and nobody can go on with them.
 
-use tcoder::job::{Failure, FailureCode, StreamSegment};
+use tcoder::job::{Failure, FailureAction, FailureCode, FailurePolicy, FailureRule, StreamSegment};
 use tcoder::queue::{CancelOutcome, CancelReason, RedriveOutcome, SegmentState};
 
 use super::*;
@@ -72,6 +72,46 @@ async fn all_are_lost(queue: &Queue, held: &[Claimed]) {
         let outcome = queue.fail(job, &Failure::new(FailureCode::EncodeFailed, "late")).await.unwrap();
         assert!(matches!(outcome, FailOutcome::Lost(Some(_))), "{outcome:?} of {job:?}");
     }
+}
+
+/// Without the rule, another attempt at the part would follow, or the job would be encoded as a whole.
+#[tokio::test]
+async fn rule_that_fails_a_job_ends_a_split_one_with_all_of_its_parts() {
+    let rule = |action| FailureRule { action, error_codes: vec![FailureCode::EncodeFailed] };
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    let policy = FailurePolicy(vec![rule(FailureAction::FailJob)]);
+    let spec = JobSpec { failure_policy: policy, ..hooked() };
+    let by = split_job(&queue, &w, &spec, 2).await;
+    let held = claim_parts(&queue, 3).await;
+    let failure = Failure::new(FailureCode::EncodeFailed, "no luck");
+    assert!(held[0].ends_job(&failure) && held[0].is_last(&failure) && held[0].number == 1);
+    assert_eq!(queue.fail(&held[0], &failure).await.unwrap(), FailOutcome::Failed);
+    let job = queue.get(by.job).await.unwrap().unwrap();
+    assert_eq!((job.status, job.error), (State::Failed, Some(failure)));
+    assert_eq!(remains(&config, by.job), [""; 0]);
+    assert_eq!(claim(&queue, &w).await, None);
+    all_are_lost(&queue, &held[1..]).await;
+    assert!(cleanups(&config).contains(&format!("attempt:{by}")));
+    assert_eq!(queue.stats().await.unwrap().pending_webhooks, 1);
+
+    // A failure of a part that is ignored counts neither for the part nor for the job.
+    let policy = FailurePolicy(vec![rule(FailureAction::Ignore)]);
+    let spec = JobSpec { failure_policy: policy, max_attempts: 1, ..hooked() };
+    split_job(&queue, &w, &spec, 2).await;
+    let held = claim_parts(&queue, 3).await;
+    let failure = Failure::new(FailureCode::EncodeFailed, "no luck");
+    assert!(matches!(queue.fail(&held[0], &failure).await.unwrap(), FailOutcome::Retry(_)));
+    all_due(&mut raw(&config), &config);
+    queue.sweep(10, 0).await.unwrap();
+    // The leases of the others are over, too.
+    let again = loop {
+        let job = claim(&queue, &w).await.unwrap();
+        if job.part == held[0].part {
+            break job;
+        }
+    };
+    assert_eq!((again.number, again.ignored), (1, 1));
 }
 
 #[tokio::test]

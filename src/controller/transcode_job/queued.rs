@@ -1,0 +1,132 @@
+//! TranscodeJobs and the queues of Kueue: what holds a job back, and its Workload. `controller::kueue` decides; this passes
+//! on what is known of the job, and carries the decisions out.
+
+use std::time::Duration;
+
+use kube::ResourceExt as _;
+use kube::runtime::controller::Action;
+
+use super::decide::Look;
+use crate::controller::conditions::holds;
+use crate::controller::kueue::{
+    self, Hold, JobView, Kueue, Presence, QueueView, Step, Workload, hold, prebuilt, step,
+};
+use crate::crd::{CONTROLLER_NAME, JobPhase, TranscodeJob, TranscodeJobStatus, condition};
+use crate::job::State;
+use crate::storage::urls::now_millis;
+
+/// The value of `spec.managedBy` of a job that MultiKueue runs in another cluster.
+const MULTIKUEUE: &str = "kueue.x-k8s.io/multikueue";
+/// Interval in which what no watch shows is looked for again: a WorkloadPriorityClass, or a Workload that somebody else makes.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
+/// What is known of a job's queue.
+#[derive(Default)]
+pub(super) struct Queued {
+    /// Why the job is held back, by its user or by its queue.
+    pub hold: Option<Hold>,
+    /// Look again after this time, even without an event.
+    pub again: Option<Duration>,
+    presence: Presence,
+    workload: Option<Workload>,
+    missing_class: Option<String>,
+}
+
+impl Queued {
+    fn view<'a>(&'a self, job: &'a TranscodeJob) -> QueueView<'a> {
+        QueueView {
+            queue: kueue::queue(job),
+            suspend: job.spec.suspend,
+            uid: job.metadata.uid.as_deref().unwrap_or_default(),
+            is_prebuilt: prebuilt(job).is_some(),
+            is_elsewhere: is_managed_elsewhere(job),
+            missing_class: self.missing_class.as_deref(),
+            presence: &self.presence,
+            workload: self.workload.as_ref(),
+        }
+    }
+}
+
+/// Whether another controller is responsible for the job.
+#[must_use]
+pub(super) fn is_managed_elsewhere(job: &TranscodeJob) -> bool {
+    job.spec.managed_by.as_deref().is_some_and(|name| name != CONTROLLER_NAME)
+}
+
+impl Queued {
+    /// What is known of the queue of a job with this status.
+    pub(super) async fn look(
+        queues: &Kueue,
+        job: &TranscodeJob,
+        status: &TranscodeJobStatus,
+    ) -> Result<Self, kube::Error> {
+        let (presence, workload) = queues.look(job);
+        let mut queued = Self { presence, workload, ..Self::default() };
+        let has_ended = status.phase.is_some_and(JobPhase::is_terminal);
+        let waits = kueue::queue(job).is_some() && !job.spec.suspend && !has_ended;
+        if waits && queued.presence == Presence::Usable && queued.workload.is_none() {
+            queued.missing_class = queues.missing_class(job).await?;
+            let is_awaited = queued.missing_class.is_some() || prebuilt(job).is_some();
+            queued.again = is_awaited.then_some(LOOK_AGAIN);
+        }
+        queued.hold = hold(&queued.view(job));
+        Ok(queued)
+    }
+
+    /// Brings the Workload of a job up to date with the job, whose status has been written.
+    pub(super) async fn follow(
+        &self,
+        queues: &Kueue,
+        job: &TranscodeJob,
+        look: &Look,
+        status: &TranscodeJobStatus,
+    ) -> Result<(), kube::Error> {
+        let state = match look {
+            Look::Job(job) => Some(job.status),
+            Look::NotYet | Look::Gone => None,
+        };
+        let is_running = matches!(state, Some(State::Running | State::Playable));
+        let is_active = is_running || state == Some(State::Queued);
+        self.take_step(queues, job, &JobView { is_active, is_running, ..ended(status) }).await
+    }
+
+    async fn take_step(&self, queues: &Kueue, job: &TranscodeJob, seen: &JobView) -> Result<(), kube::Error> {
+        match step(&self.view(job), seen) {
+            Step::Nothing => Ok(()),
+            step => queues.carry_out(job, self.workload.as_ref(), step, now_millis()).await,
+        }
+    }
+}
+
+/// Follows a job for which another controller is responsible. One that MultiKueue runs in another cluster has a Workload here,
+/// which nobody else makes; everything else about it is not this controller's.
+pub(super) async fn follow_elsewhere(queues: &Kueue, job: &TranscodeJob) -> Result<Action, kube::Error> {
+    if job.spec.managed_by.as_deref() != Some(MULTIKUEUE) {
+        return Ok(Action::await_change());
+    }
+    let status = job.status.clone().unwrap_or_default();
+    let queued = Queued::look(queues, job, &status).await?;
+    if let Some(hold) = queued.hold.as_ref().filter(|hold| hold.is_stalled) {
+        let (namespace, name) = (job.namespace(), job.name_any());
+        tracing::warn!(
+            namespace,
+            name,
+            reason = hold.reason,
+            "MultiKueue cannot run the job: {}",
+            hold.message
+        );
+    }
+    queued.take_step(queues, job, &ended(&status)).await?;
+    Ok(queued.again.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// Whether and how a job with this status has ended.
+fn ended(status: &TranscodeJobStatus) -> JobView {
+    let message = |type_| holds(&status.conditions, type_).map(|condition| condition.message.clone());
+    let (ended, message) = match status.phase {
+        Some(JobPhase::Complete) => (Some(true), message(condition::COMPLETE)),
+        Some(JobPhase::Failed) => (Some(false), message(condition::FAILED)),
+        _ => (None, None),
+    };
+    JobView { ended, message: message.unwrap_or_default(), ..JobView::default() }
+}
