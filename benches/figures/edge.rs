@@ -79,10 +79,8 @@ async fn idle(edge: &Edge) {
     let rest = edge.fly.until(|machines| machines.iter().all(|m| m.state == MachineState::Stopped));
     tokio::time::timeout(Duration::from_secs(120), rest).await.expect("machines stay up");
     // Wait until the fleet is quiet, so that the next event does not follow the previous one directly.
-    let (now, until) = tokio::join!(
-        edge.queue.clock(),
-        edge.queue.fleet_locks_expiry([&tcoder::queue::FleetName::default()])
-    );
+    let fleet = tcoder::queue::FleetName::default();
+    let (now, until) = tokio::join!(edge.queue.clock(), edge.queue.fleet_locks_expiry([&fleet]));
     let left = until.unwrap().map_or(0, |until| until.0 - now.unwrap().now().0);
     tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0))).await;
 }

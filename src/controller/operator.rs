@@ -1,5 +1,6 @@
 //! The operator: everything that a controller does in a cluster while it holds the Lease.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
