@@ -83,7 +83,12 @@ impl Explored for Protocol {
     fn init_states(&self) -> Vec<World> {
         let mut model = Model::new(self.mutant);
         for n in 0..self.jobs {
-            model.submit(id(n), Terms { max: ATTEMPTS, boost: 0, hook: true }, Begin::Now, 0);
+            model.submit(
+                id(n),
+                Terms { max: ATTEMPTS, boost: 0, hook: true, from_storage: false },
+                Begin::Now,
+                0,
+            );
         }
         model.events.clear();
         let (puts, done) = (BTreeMap::new(), BTreeMap::new());

@@ -189,6 +189,7 @@ impl Model {
             rank,
             created: now,
             uploaded: None,
+            pinned: false,
             queued,
             retry,
             started: None,
@@ -251,7 +252,7 @@ impl Model {
                 self.uploading.remove(&id);
                 self.dead.remove(&id);
                 let job = self.job(id);
-                (job.uploaded, job.error, job.finished) = (Some(now), None, None);
+                (job.uploaded, job.pinned, job.error, job.finished) = (Some(now), true, None, None);
                 if late {
                     job.epoch = Epoch(1);
                 }
@@ -450,6 +451,8 @@ impl Model {
                 job.epoch.0 += 1;
                 (job.error, job.finished, job.retry) = (None, None, None);
                 (job.suspended, job.overdue, job.verify) = (false, None, false);
+                // The object may have been replaced, to retry the job with it.
+                job.pinned &= !job.terms.from_storage;
                 self.dead.remove(&id);
                 self.cancelled.remove(&id);
                 self.enqueue(id, now);

@@ -86,7 +86,8 @@ fn job_id(n: u8) -> JobId {
 fn spec_of(terms: u8) -> JobSpec {
     let (priority, max_attempts) = [(0, 2), (5, 2), (-5, 1), (0, 3), (100, 2), (-100, 1)][terms as usize];
     let base = if terms.is_multiple_of(2) { spec() } else { hooked() };
-    JobSpec { priority: Priority::try_from(priority).unwrap(), max_attempts, origin: Origin::Storage, ..base }
+    let origin = if terms < 3 { Origin::Storage } else { Origin::Api };
+    JobSpec { priority: Priority::try_from(priority).unwrap(), max_attempts, origin, ..base }
 }
 
 impl<'a> Lockstep<'a> {
@@ -262,6 +263,7 @@ impl<'a> Lockstep<'a> {
             max: spec.max_attempts,
             boost: spec.priority.get() * 60_000,
             hook: spec.webhook_url.is_some(),
+            from_storage: spec.origin == Origin::Storage,
         };
         let there = self.model.jobs.get(&id).map(|j| j.terms);
         let new = self.model.submit(id, terms, begin, now);

@@ -10,6 +10,8 @@ pub struct Terms {
     pub max: u32,
     pub boost: i64,
     pub hook: bool,
+    /// Whether its input is an object that was there before the job, and may be replaced.
+    pub from_storage: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +56,8 @@ pub struct Job {
     pub rank: i64,
     pub created: i64,
     pub uploaded: Option<i64>,
+    /// Whether the version of its input is fixed.
+    pub pinned: bool,
     pub queued: Option<i64>,
     pub retry: Option<i64>,
     pub started: Option<i64>,

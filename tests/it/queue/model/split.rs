@@ -40,6 +40,7 @@ impl Model {
                 rank: job.rank + behind,
                 created: now,
                 uploaded: None,
+                pinned: false,
                 queued: Some(now),
                 retry: None,
                 started: None,

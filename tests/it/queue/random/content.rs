@@ -150,7 +150,7 @@ fn put_fields(put: &mut impl FnMut(String, String), name: &str, job: &Job) {
         ("rank", Some(job.rank.to_string())),
         ("created", Some(job.created.to_string())),
         ("uploaded", job.uploaded.map(|t| t.to_string())),
-        ("input_version", job.uploaded.and_then(|_| arrived(job_id(0)).etag)),
+        ("input_version", arrived(job_id(0)).etag.filter(|_| job.pinned)),
         ("queued", job.queued.map(|t| t.to_string())),
         ("retry", job.retry.map(|t| t.to_string())),
         ("started", job.started.map(|t| t.to_string())),
