@@ -4,9 +4,16 @@
 #   has PROGRAM       whether the program is on the PATH
 #   fetch URL FILE    downloads a file, with curl or wget
 #   verify FILE SUM   checks its SHA-256 sum
+#   go_can_build      whether there is a Go that fetches the version that a go.mod asks for: since 1.21
 #   release_arch      sets `arch` to the name of this machine's architecture in releases of Go programs
 
 has() { command -v "$1" >/dev/null 2>&1; }
+
+go_can_build() {
+  has go || return 1
+  go_minor=$(go version | sed -n 's/.* go1\.\([0-9]*\).*/\1/p')
+  [ "${go_minor:-0}" -ge 21 ]
+}
 
 fetch() {
   if has curl; then

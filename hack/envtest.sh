@@ -101,9 +101,6 @@ build_with_go() {
   mv "$1/server" "$1/etcd" 2>/dev/null || mv "$1/v3" "$1/etcd"
 }
 
-# Go fetches a newer Go by itself where go.mod asks for one.
-go_can_build() { has go && at_least "$(version_of go version)" 1.21; }
-
 # Builds packages into the folder $1.
 go_build() {
   to=$1

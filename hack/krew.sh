@@ -34,7 +34,7 @@ case ${1:-} in
     cache=${XDG_CACHE_HOME:-$HOME/.cache}/tcoder-krew
     validator=$cache/validate-krew-manifest-$version
     if [ ! -x "$validator" ]; then
-      has go || { echo "The validator of krew $version is built with Go: install it (https://go.dev/dl)." >&2; exit 1; }
+      go_can_build || { echo "The validator of krew $version is built with Go: install it (https://go.dev/dl)." >&2; exit 1; }
       mkdir -p "$cache"
       work=$(mktemp -d "$cache/new.XXXXXX")
       trap 'rm -rf "$work"' EXIT

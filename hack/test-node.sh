@@ -23,8 +23,11 @@ if [ ! -e /sys/fs/cgroup/cgroup.controllers ] && [ ! -w /sys/fs/cgroup/memory ];
 fi
 unshare --net --mount --pid --fork --mount-proc true 2>/dev/null || cannot "no namespaces can be made"
 grep -qw overlay /proc/filesystems || cannot "the kernel has no overlayfs"
-[ -e /proc/sys/net/bridge ] || modprobe br_netfilter 2>/dev/null ||
+[ -e /proc/sys/net/bridge ] || modprobe -n br_netfilter 2>/dev/null ||
   cannot "the kernel does not filter what pods on a bridge send each other (br_netfilter)"
+# shellcheck source=hack/download.sh
+. hack/download.sh
+go_can_build || cannot "there is no Go 1.21 or later, which builds Kubernetes"
 [ "${1:-}" != --check ] || exit 0
 
 hack/setup.sh node
@@ -53,6 +56,12 @@ declare -A setting_before
 for setting in "${settings[@]}"; do
   [ ! -r "/proc/sys/$setting" ] || setting_before[$setting]=$(cat "/proc/sys/$setting")
 done
+# A module of the kernel that was not loaded before.
+module_added=
+if [ ! -e /proc/sys/net/bridge ]; then
+  modprobe br_netfilter
+  module_added=br_netfilter
+fi
 # Controllers of cgroups (version 2) which the root does not have for its children.
 controllers_added=
 add_controllers() {
@@ -78,6 +87,7 @@ clean_up() {
     [ -n "$(find /sys/fs/cgroup -type d -path "*$NODE_CGROUP*" -print -quit)" ] || break
     sleep 0.2
   done
+  [ -z "$module_added" ] || modprobe -r "$module_added" || true
   for controller in $controllers_added; do
     echo "-$controller" >/sys/fs/cgroup/cgroup.subtree_control || true
   done

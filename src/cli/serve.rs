@@ -181,6 +181,9 @@ pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, CliError>
     TcpListener::bind(address).await.map_err(failed)
 }
 
+/// Pause between two attempts of a worker to register that starts.
+const REGISTER_PAUSE: Duration = Duration::from_secs(5);
+
 /// `tcoder worker`
 pub(crate) async fn worker(args: WorkerArgs) -> Result<(), CliError> {
     let env = Env::process();
@@ -195,8 +198,11 @@ pub(crate) async fn worker(args: WorkerArgs) -> Result<(), CliError> {
         loop {
             let Some(queue) = connect(&redis, RedisWait::Away, &stop).await? else { return Ok(None) };
             match Worker::start(config.clone(), queue, Storage::new(&storage)).await {
-                // It went away in between.
-                Err(WorkerError::Queue(error)) if error.is_transient() => {}
+                // It went away in between, or takes no writes now.
+                Err(WorkerError::Queue(error)) if error.is_transient() => {
+                    tracing::warn!(%error, "could not register with Redis; trying again");
+                    tokio::time::sleep(REGISTER_PAUSE).await;
+                }
                 started => return started.map(Some).map_err(CliError::start),
             }
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fleet::MachineProvider;
 use super::reconciler::{FleetTable, Reconciler, ReconcilerDeps};
-use super::worker_pool::{FleetTarget, Statuses, WantedFleet, WantedFleets};
+use super::worker_pool::{FleetTarget, Statuses, WantedFleets};
 use crate::event_bus::EventBus;
 use crate::flyprovider::Fly;
 use crate::metrics::Metrics;
@@ -53,7 +53,7 @@ pub(super) struct FleetManager<'a> {
 /// A fleet whose reconciler runs.
 struct RunningFleet {
     /// What is wanted of it.
-    wanted: watch::Sender<WantedFleet>,
+    wanted: watch::Sender<FleetTarget>,
     /// Ends the reconciler.
     over: CancellationToken,
 }
@@ -101,12 +101,12 @@ impl FleetManager<'_> {
     async fn manage(
         &self,
         name: FleetName,
-        wanted: watch::Receiver<WantedFleet>,
+        wanted: watch::Receiver<FleetTarget>,
         over: CancellationToken,
         term: &CancellationToken,
     ) -> FleetName {
         let first = wanted.borrow().clone();
-        match (&first.target, &self.parts.fly) {
+        match (&first, &self.parts.fly) {
             (FleetTarget::Fly(_), Ok(fly)) => {
                 self.reconcile(&name, fly.clone(), self.parts.rate, wanted, |_| (), &over).await;
             }
@@ -139,12 +139,12 @@ impl FleetManager<'_> {
         name: &FleetName,
         provider: P,
         rate: RequestRate,
-        mut wanted: watch::Receiver<WantedFleet>,
+        mut wanted: watch::Receiver<FleetTarget>,
         follow: impl Fn(&FleetTarget),
         over: &CancellationToken,
     ) {
         let first = wanted.borrow_and_update().clone();
-        let (policies, policy) = watch::channel(first.target.policy().clone());
+        let (policies, policy) = watch::channel(first.policy().clone());
         let (status, mut statuses) = watch::channel(None);
         let parts = ReconcilerDeps {
             queue: self.queue.of_fleet(name.clone()),
@@ -156,7 +156,7 @@ impl FleetManager<'_> {
             holder: self.holder.to_owned(),
             metrics: Arc::clone(self.metrics),
         };
-        let membership = self.table.join(name.clone(), first.since, first.target.policy());
+        let membership = self.table.join(name.clone(), first.policy());
         let reconciler = Reconciler::new(parts).listening_to(self.event_bus).among(membership);
         let mut run = std::pin::pin!(reconciler.run(over.clone()));
         loop {
@@ -164,8 +164,8 @@ impl FleetManager<'_> {
                 () = &mut run => return,
                 Ok(()) = wanted.changed() => {
                     let wanted = wanted.borrow_and_update();
-                    follow(&wanted.target);
-                    policies.send_replace(wanted.target.policy().clone());
+                    follow(&wanted);
+                    policies.send_replace(wanted.policy().clone());
                 }
                 Ok(()) = statuses.changed() => {
                     if let Some(status) = statuses.borrow_and_update().clone() {

@@ -147,11 +147,18 @@ impl Operator {
     async fn annotations(&self) -> BTreeMap<String, String> {
         let mut annotations =
             BTreeMap::from([(SCOPE_ANNOTATION.to_owned(), self.scope.annotation().to_owned())]);
-        if self.scope == Scope::Cluster
-            && let Some(account) = own_account(&self.client, &self.namespace).await
-        {
-            annotations.insert(ACCOUNT_ANNOTATION.to_owned(), account);
+        if self.scope != Scope::Cluster {
+            return annotations;
         }
+        // A Lease without it could count for nothing, and others would act as well.
+        let account = loop {
+            match own_account(&self.client, &self.namespace).await {
+                Ok(account) => break account,
+                Err(error) => tracing::warn!(%error, "could not ask for the own service account; retrying"),
+            }
+            sleep(CRD_PERIOD).await;
+        };
+        annotations.extend(account.map(|account| (ACCOUNT_ANNOTATION.to_owned(), account)));
         annotations
     }
 

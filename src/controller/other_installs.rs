@@ -170,7 +170,7 @@ impl OtherInstalls {
 
 /// Why it is not known whether another installation acts.
 #[derive(Debug, thiserror::Error)]
-enum LookError {
+pub(crate) enum LookError {
     #[error("the API server cannot be used: {0}")]
     Kube(#[from] kube::Error),
     #[error("the API server does not answer")]
@@ -183,14 +183,23 @@ async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, 
 
 /// The service account of this process, if it has one in `namespace`. The API server is asked, since that knows it
 /// wherever the credentials come from.
-pub(crate) async fn own_account(client: &Client, namespace: &str) -> Option<String> {
+///
+/// # Errors
+/// If the API server does not answer. It may answer that the question is not permitted: then there is none.
+pub(crate) async fn own_account(client: &Client, namespace: &str) -> Result<Option<String>, LookError> {
     let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
     match within(reviews.create(&PostParams::default(), &SelfSubjectReview::default())).await {
-        Ok(answer) => account_of(&answer.status?.user_info?.username?, namespace),
-        Err(error) => {
-            tracing::debug!(%error, "could not ask for the own service account");
-            None
+        Ok(answer) => {
+            let user = answer.status.and_then(|status| status.user_info?.username);
+            Ok(user.and_then(|user| account_of(&user, namespace)))
         }
+        Err(LookError::Kube(kube::Error::Api(status)))
+            if (400..500).contains(&status.code) && status.code != 429 =>
+        {
+            tracing::warn!(error = %status, "could not ask for the own service account; other installations assume the default");
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

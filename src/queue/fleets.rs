@@ -124,29 +124,32 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn forget_fleet(&self, fleet: &FleetName) -> Result<(), QueueError> {
-        let status = Command::new("HDEL").arg(self.key("fleet:pools")).arg(fleet.as_str());
+        let status = if *fleet == FleetName::default() {
+            Command::new("DEL").arg(self.key("fleet:status"))
+        } else {
+            Command::new("HDEL").arg(self.key("fleet:pools")).arg(fleet.as_str())
+        };
         let lock = Command::new("DEL").arg(self.key(&fleet.key("fleet:lock")));
         self.pipeline(vec![status, lock]).await.map(drop)
     }
 
-    /// Removes what is stored of fleets of WorkerPools whose lock expired longer than `age` ago: their WorkerPools were
-    /// deleted while no controller ran.
+    /// Removes what is stored of those of these fleets of WorkerPools whose lock ended longer than `age` ago: their
+    /// WorkerPools were deleted while no controller ran.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn forget_dead_fleets(&self, age: Duration) -> Result<(), QueueError> {
-        let names = self.run(Command::new("HKEYS").arg(self.key("fleet:pools"))).await?;
-        let names = names.list().unwrap_or_default().iter().filter_map(Reply::text).map(FleetName::of_pool);
-        let names: Vec<FleetName> = names.collect();
+    pub async fn forget_dead_fleets(&self, fleets: &Fleets, age: Duration) -> Result<(), QueueError> {
+        let of_pools = fleets.statuses.iter().filter(|(_, status)| status.pool.is_some());
+        let names: Vec<&FleetName> = of_pools.map(|(name, _)| name).collect();
         if names.is_empty() {
             return Ok(());
         }
         let now = self.clock().await?.now();
         for name in names {
-            let until = self.fleet_locks_expiry([&name]).await?.unwrap_or(Millis(0));
+            let until = self.fleet_locks_expiry([name]).await?.unwrap_or(Millis(0));
             let is_dead = u128::try_from(now.0.saturating_sub(until.0)).is_ok_and(|ms| ms > age.as_millis());
             if is_dead {
-                self.forget_fleet(&name).await?;
+                self.forget_fleet(name).await?;
             }
         }
         Ok(())

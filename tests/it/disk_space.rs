@@ -14,7 +14,7 @@ use axum::routing::get;
 use futures::StreamExt as _;
 use serde_json::json;
 use tcoder::config::RedisConfig;
-use tcoder::queue::{FleetStatus, LockOutcome, Queue};
+use tcoder::queue::{FleetDesired, FleetStatus, LockOutcome, Queue};
 
 use crate::support::clips::{clip, long_clip};
 use crate::support::process::{err, eventually, out, spawn, tcoder};
@@ -218,8 +218,14 @@ async fn upload_larger_than_any_worker_accepts_is_rejected() {
     else {
         panic!("somebody else acts")
     };
-    let status = FleetStatus { max_input_bytes: Some(size - 1), ..FleetStatus::default() };
-    assert!(queue.publish_fleet_status(&fence, &status).await.unwrap());
+    let status = |max| FleetStatus {
+        max_input_bytes: Some(size - 1),
+        desired: FleetDesired { max, ..FleetDesired::default() },
+        ..FleetStatus::default()
+    };
+    assert!(queue.publish_fleet_status(&fence, &status(0)).await.unwrap());
+    assert_eq!(ask(&system, size).await.status, 201, "a fleet without machines limits nothing");
+    assert!(queue.publish_fleet_status(&fence, &status(1)).await.unwrap());
     assert_eq!(ask(&system, size).await.status, 422);
     assert_eq!(ask(&system, size - 1).await.status, 201);
     system.stop().await;

@@ -67,6 +67,11 @@ pub(crate) fn sandboxes(workers: &[PoolEntry]) -> Vec<String> {
     without.iter().map(|(missing, n)| format!("warning: on {n} of {of_all} workers {missing}")).collect()
 }
 
+/// What a fleet is called.
+fn name(fleet: &FleetStatus) -> String {
+    fleet.pool.as_ref().map_or_else(|| format!("app {}", fleet.app), |pool| format!("WorkerPool {pool}"))
+}
+
 /// The title of a fleet, if there are several.
 pub(crate) fn title(answer: &FleetAnswer, fleet: &FleetStatus) -> Option<String> {
     let name =
@@ -140,11 +145,8 @@ pub(crate) fn bill(fleet: &FleetStatus, now: Millis) -> String {
 /// Who published the status, and when it last changed.
 pub(crate) fn source(fleet: &FleetStatus, now: Millis) -> String {
     let age = span(since(fleet.at, now));
-    let whose = match &fleet.pool {
-        Some(pool) => format!("WorkerPool {pool}"),
-        None => format!("app {}", fleet.app),
-    };
-    format!("{whose}; unchanged for {age}, reported by the reconciler {}", fleet.reconciler)
+    let name = name(fleet);
+    format!("{name}; unchanged for {age}, reported by the reconciler {}", fleet.reconciler)
 }
 
 /// The conditions, one sentence each. The warnings contain the pause.
@@ -184,14 +186,18 @@ pub(crate) fn warnings(answer: &FleetAnswer) -> Vec<String> {
                     span(since(fleet.at, answer.now))
                 ));
             }
-            if fleet.paused && answer.pause.is_none() {
-                said.push(
-                    "The reconciler changes nothing: it was started with FLEET_PAUSED=true, or has not \
-                     read the resume yet."
-                        .to_owned(),
-                );
-            }
         }
+    }
+    let paused: Vec<&FleetStatus> =
+        answer.fleets().filter(|fleet| fleet.paused && answer.pause.is_none()).collect();
+    if !paused.is_empty() {
+        let names: Vec<String> = paused.into_iter().map(name).collect();
+        let whose =
+            if answer.others.is_empty() { String::new() } else { format!(" of {}", names.join(", ")) };
+        said.push(format!(
+            "The reconciler{whose} changes nothing: FLEET_PAUSED or spec.paused of the WorkerPool is true, or it has not \
+             read the resume yet."
+        ));
     }
     said
 }
@@ -237,7 +243,7 @@ pub(crate) fn when(answer: &FleetAnswer, fleet: &FleetStatus) -> String {
         (None, true) => "nothing is carried out while the reconciler is paused",
         (None, false) if answer.silent => "nothing is carried out until a reconciler runs again",
         (None, false) => {
-            "the reconciler carries them out: at most one request to Fly a second, and a new plan after each step"
+            "the reconciler carries them out: one request after the other, at most one to Fly a second, and a new plan after each"
         }
     }
     .to_owned()

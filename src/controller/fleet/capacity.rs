@@ -17,6 +17,8 @@ pub struct FleetCapacity {
     pub chunks: u32,
     /// The number of jobs for which one machine is made.
     pub jobs_per_machine: NonZeroU32,
+    /// Whether it makes machines at all: it is not paused, and may have some.
+    pub tries: bool,
 }
 
 /// The other fleets that take from the same queue, in their order.

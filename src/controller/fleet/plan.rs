@@ -53,7 +53,8 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
         units: Vec::new(),
         capacity: match &observation.machines {
             Err(ListUnavailable { why: ListFailure::NotYet, .. }) => FleetCapacity::unknown(policy),
-            _ => FleetCapacity::none(policy),
+            Err(_) => FleetCapacity::remembered(memory, policy),
+            Ok(_) => FleetCapacity::none(policy),
         },
         next_look,
     };
@@ -79,8 +80,12 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
     let too_large = memory.too_large.map(|(cpus, _)| cpus);
     let waiting = Waiting::of(queue);
     let alone = desired::demand(&units, waiting, policy, too_large);
-    let capacity =
-        FleetCapacity::of(&units, policy, limits::launchable(&units, alone.desired, policy, memory, now));
+    let capacity = FleetCapacity::of(
+        &units,
+        policy,
+        too_large,
+        limits::launchable(&units, alone.desired, policy, memory, now),
+    );
     let mine = share(waiting, &capacity, &queue.others);
     let Demand { desired, launches } = desired::demand(&units, mine, policy, too_large);
     let mut draft = Planner {
@@ -165,9 +170,14 @@ impl<'a> Planner<'a> {
         }
         if need == 0 {
             // Another fleet takes the jobs; a person should know why.
-            if self.need_alone() > 0 {
+            let need_alone = self.need_alone();
+            if need_alone > 0 {
                 self.note_refusals();
                 self.open_region();
+                let base = self.policy.offer(self.policy.sizes.base());
+                if desired::purse(self.units, self.policy).affords(&base) < need_alone.into() {
+                    self.conditions.push(Condition::Budget { affordable: self.policy.affordable() });
+                }
             }
             return Vec::new();
         }

@@ -13,6 +13,7 @@ use crate::config::registry::{
     FLEET_STRICT_REGIONS, JOBS_PER_MACHINE, MAX_MACHINES, MIN_MACHINES, WORKER_CHUNKS, WORKER_IDLE_TIMEOUT,
 };
 use crate::config::{ConfigError, ConfigErrors, Env, Setting};
+use crate::job::Millis;
 
 /// The configuration of the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct FleetPolicy {
     pub pool: Option<String>,
     /// The place among several fleets of a queue: the higher makes machines first.
     pub priority: i32,
+    /// When its pool was made: of two fleets with the same priority the older one makes machines first.
+    pub since: Millis,
     /// The worker image of the machines.
     pub image: String,
     /// The sizes of the machines.
@@ -136,6 +139,8 @@ impl FleetPolicy {
             app: app.to_owned(),
             pool: None,
             priority: 0,
+            // After all pools with the same priority.
+            since: Millis(i64::MAX),
             image: image.to_owned(),
             price: None,
             sizes: Sizes::default(),

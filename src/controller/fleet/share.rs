@@ -9,6 +9,7 @@ use super::classify::{MachineRole, MachineView};
 use super::machine::Phase;
 use super::observation::QueueView;
 use super::policy::FleetPolicy;
+use super::state::FleetState;
 
 /// What waits for a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,22 +55,38 @@ impl FleetCapacity {
             room: 0,
             chunks: policy.chunks_on(largest),
             jobs_per_machine: policy.jobs_per_machine,
+            tries: !policy.paused && policy.max > 0,
         }
     }
 
     /// The capacity of a fleet with these machines that can make `room` more.
-    pub(super) fn of(units: &[MachineView], policy: &FleetPolicy, room: u32) -> Self {
+    pub(super) fn of(units: &[MachineView], policy: &FleetPolicy, too_large: Option<u32>, room: u32) -> Self {
         // No host has room for the others, so that another fleet may be faster.
         let free = units.iter().filter(|u| {
             u.role == MachineRole::Idle
                 || (u.role == MachineRole::Booting && u.phase != Some(Phase::Unschedulable))
         });
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let largest = policy.sizes.larger().find(|size| too_large.is_none_or(|cpus| size.cpus < cpus));
         Self {
             idle: count(units.iter().filter(|u| u.role == MachineRole::Idle).count()),
             free: count(free.clone().count()),
             free_chunks: free.map(|u| u64::from(policy.chunks_on(u.size))).sum(),
             room,
+            chunks: policy.chunks_on(largest.unwrap_or(policy.sizes.base())),
+            ..Self::none(policy)
+        }
+    }
+
+    /// The capacity of a fleet whose machines cannot be listed now: it makes none, and those without a job are as they
+    /// were.
+    pub(super) fn remembered(memory: &FleetState, policy: &FleetPolicy) -> Self {
+        let idle = memory.machines.values().filter(|seen| seen.idle_since.is_some()).count();
+        let free = count(idle).saturating_add(memory.launch_unconfirmed());
+        let chunks = policy.chunks_on(policy.sizes.base());
+        Self {
+            idle: count(idle),
+            free,
+            free_chunks: u64::from(free) * u64::from(chunks),
             ..Self::none(policy)
         }
     }
@@ -110,5 +127,15 @@ pub(super) fn share(waiting: Waiting, own: &FleetCapacity, others: &OtherFleets)
             left = left.minus(take(fleet, left));
         }
     }
-    if others.before.is_empty() { mine.plus(left) } else { mine }
+    // The first one that makes machines at all, or else the first one.
+    let tries = |fleets: &[FleetCapacity]| fleets.iter().any(|fleet| fleet.tries);
+    let is_first = match own.tries {
+        true => !tries(&others.before),
+        false => others.before.is_empty() && !tries(&others.after),
+    };
+    if is_first { mine.plus(left) } else { mine }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }

@@ -105,6 +105,8 @@ pub(crate) struct Driver {
     fence: Option<FencingToken>,
     held_at: Moment,
     fresh: bool,
+    /// Whether another process held the lock at the last lock request.
+    stands_by: bool,
     /// How long another holder's lock had been expired at the last lock request.
     lapsed: Option<Duration>,
     published: Option<FleetStatus>,
@@ -132,6 +134,7 @@ impl Driver {
             fence: None,
             held_at: Moment::ZERO,
             fresh: true,
+            stands_by: false,
             lapsed: None,
             published: None,
             round: None,
@@ -155,6 +158,12 @@ impl Driver {
     #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
     pub(crate) fn jobs_wait(&self) -> bool {
         self.round.as_ref().is_some_and(Round::waits)
+    }
+
+    /// Whether another process manages the machines, as far as it is known.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
+    pub(crate) const fn stands_by(&self) -> bool {
+        self.stands_by
     }
 
     /// The policy of this round, or of the next one if no round has begun.
@@ -390,7 +399,7 @@ impl Driver {
                 None
             }
             other => {
-                (self.fence, self.published) = (None, None);
+                (self.fence, self.published, self.stands_by) = (None, None, true);
                 if let Some(round) = &mut self.round {
                     let pause = standby_pause(&other, round.waits(), round.takeover());
                     let at_most = Some(pause.clamp(Duration::from_millis(50), MAX_SLEEP));
@@ -404,7 +413,7 @@ impl Driver {
 
     /// Records that this reconciler holds the lock.
     fn hold(&mut self, fence: FencingToken, now: Moment) {
-        (self.held_at, self.fresh, self.lapsed) = (now, false, None);
+        (self.held_at, self.fresh, self.lapsed, self.stands_by) = (now, false, None, false);
         if self.fence.as_ref() == Some(&fence) {
             return;
         }

@@ -15,7 +15,7 @@ use super::driver::{Driver, DriverState, MAX_SLEEP, RENEW_INTERVAL};
 use super::effect::{Effect, EffectResult};
 use super::fleet_table::FleetMembership;
 use crate::controller::fleet::{
-    Condition, FleetPolicy, ListFailure, MachineProvider, Moment, Outcome, Plan, ProviderWords,
+    Condition, FleetCapacity, FleetPolicy, ListFailure, MachineProvider, Moment, Outcome, Plan, ProviderWords,
 };
 use crate::event_bus::EventBus;
 use crate::job::State;
@@ -162,6 +162,7 @@ impl<P: MachineProvider> Reconciler<P> {
     /// Performs an effect and reports its outcome to the driver. If Redis failed, returns the pause before the retry.
     async fn step(&mut self, effect: Effect) -> Option<Duration> {
         let observes = effect == Effect::Observe;
+        let tells = observes || matches!(effect, Effect::AcquireLock { .. });
         let (answer, pause) = match self.carry_out(effect).await {
             Ok(answer) => (answer, None),
             Err(error) => (EffectResult::QueueUnavailable, Some(self.without_redis(&error))),
@@ -171,8 +172,14 @@ impl<P: MachineProvider> Reconciler<P> {
         }
         if observes && pause.is_none() {
             self.count_cost();
+        }
+        if tells && pause.is_none() {
             if let (Some(membership), Some(plan)) = (&mut self.membership, self.driver.plan()) {
-                membership.publish(plan.capacity, self.driver.policy().priority);
+                let policy = self.driver.policy();
+                // Another process acts for this fleet.
+                let capacity =
+                    if self.driver.stands_by() { FleetCapacity::none(policy) } else { plan.capacity };
+                membership.publish(capacity, policy);
             }
         }
         pause

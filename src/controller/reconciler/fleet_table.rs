@@ -27,11 +27,17 @@ struct Rank {
     fleet: FleetName,
 }
 
+impl Rank {
+    fn of(fleet: FleetName, policy: &FleetPolicy) -> Self {
+        let FleetPolicy { priority, since, pool, .. } = policy;
+        Self { priority: Reverse(*priority), since: *since, pool: pool.clone(), fleet }
+    }
+}
+
 impl FleetTable {
-    /// Adds a fleet, which exists since `since`. It is assumed to be able to take what its policy allows, until it
-    /// publishes what it can take.
-    pub(crate) fn join(&self, fleet: FleetName, since: Millis, policy: &FleetPolicy) -> FleetMembership {
-        let rank = Rank { priority: Reverse(policy.priority), since, pool: policy.pool.clone(), fleet };
+    /// Adds a fleet. It is assumed to be able to take what its policy allows, until it publishes what it can take.
+    pub(crate) fn join(&self, fleet: FleetName, policy: &FleetPolicy) -> FleetMembership {
+        let rank = Rank::of(fleet, policy);
         let capacity = FleetCapacity::unknown(policy);
         self.0.send_modify(|fleets| fleets.extend([(rank.clone(), capacity)]));
         FleetMembership {
@@ -64,9 +70,9 @@ impl FleetMembership {
         self.others.idle()
     }
 
-    /// Publishes what this fleet can take, and its priority.
-    pub(super) fn publish(&mut self, capacity: FleetCapacity, priority: i32) {
-        let rank = Rank { priority: Reverse(priority), ..self.rank.clone() };
+    /// Publishes what this fleet can take, and its place by its policy.
+    pub(super) fn publish(&mut self, capacity: FleetCapacity, policy: &FleetPolicy) {
+        let rank = Rank::of(self.rank.fleet.clone(), policy);
         let before = std::mem::replace(&mut self.rank, rank.clone());
         self.table.0.send_if_modified(|fleets| {
             let moved = before != rank && fleets.remove(&before).is_some();
@@ -108,54 +114,66 @@ mod tests {
 
     use super::*;
 
-    fn policy(priority: i32) -> FleetPolicy {
-        FleetPolicy { priority, ..FleetPolicy::new("app", "image") }
+    fn policy(since: i64, priority: i32) -> FleetPolicy {
+        FleetPolicy { priority, since: Millis(since), ..FleetPolicy::new("app", "image") }
     }
 
     fn capacity(free: u32) -> FleetCapacity {
-        FleetCapacity { free, ..FleetCapacity::none(&policy(0)) }
+        FleetCapacity { free, ..FleetCapacity::none(&policy(0, 0)) }
     }
 
-    fn join(table: &FleetTable, name: &str, since: i64, priority: i32) -> FleetMembership {
-        table.join(FleetName::of_pool(name), Millis(since), &policy(priority))
+    fn join(table: &FleetTable, name: &str, policy: &FleetPolicy) -> FleetMembership {
+        table.join(FleetName::of_pool(name), policy)
+    }
+
+    /// How many machines the fleets before and after this one have.
+    fn places(member: &mut FleetMembership) -> (Vec<u32>, Vec<u32>) {
+        let others = member.others();
+        let free = |fleets: &[FleetCapacity]| fleets.iter().map(|fleet| fleet.free).collect();
+        (free(&others.before), free(&others.after))
     }
 
     #[test]
     fn fleets_are_ordered_by_priority_and_age() {
         let table = FleetTable::default();
-        let mut members = [join(&table, "c", 1, 0), join(&table, "b", 2, 5), join(&table, "a", 2, 0)];
-        for (n, member) in members.iter_mut().enumerate() {
-            let priority = member.rank.priority.0;
-            member.publish(capacity(u32::try_from(n).unwrap()), priority);
-        }
-        let free = |fleets: &[FleetCapacity]| fleets.iter().map(|fleet| fleet.free).collect::<Vec<_>>();
-        let places = |member: &mut FleetMembership| {
-            let others = member.others();
-            (free(&others.before), free(&others.after))
-        };
-        assert_eq!(
-            members.each_mut().map(places),
-            [(vec![1], vec![2]), (vec![], vec![0, 2]), (vec![1, 0], vec![])]
-        );
-        // A changed priority changes the place, and the end of a fleet removes it.
-        members[2].publish(capacity(7), 9);
-        let [first, second, third] = members;
-        drop(second);
-        let [mut first, mut third] = [first, third];
-        assert_eq!((places(&mut first), places(&mut third)), ((vec![7], vec![]), (vec![], vec![0])));
+        let policies = [policy(1, 0), policy(2, 5), policy(2, 0)];
+        let [mut old, mut first, mut young] =
+            [("c", 0), ("b", 1), ("a", 2)].map(|(name, n)| join(&table, name, &policies[n]));
+        old.publish(capacity(0), &policies[0]);
+        first.publish(capacity(1), &policies[1]);
+        young.publish(capacity(2), &policies[2]);
+        assert_eq!(places(&mut old), (vec![1], vec![2]));
+        assert_eq!(places(&mut first), (vec![], vec![0, 2]));
+        assert_eq!(places(&mut young), (vec![1, 0], vec![]));
+        // A changed policy changes the place, and the end of a fleet removes it.
+        young.publish(capacity(7), &policy(2, 9));
+        drop(first);
+        assert_eq!(places(&mut old), (vec![7], vec![]));
+        old.publish(capacity(0), &policy(1, 10));
+        assert_eq!(places(&mut young), (vec![0], vec![]));
+    }
+
+    #[test]
+    fn fleet_of_the_environment_comes_after_the_pools_with_its_priority() {
+        let table = FleetTable::default();
+        let mut environment = join(&table, "", &FleetPolicy::new("app", "image"));
+        let mut pool = join(&table, "a", &policy(5, 0));
+        pool.publish(capacity(3), &policy(5, 0));
+        assert_eq!(places(&mut environment), (vec![3], vec![]));
     }
 
     #[test]
     fn member_is_woken_by_changes_of_others_only() {
         let table = FleetTable::default();
-        let (mut one, mut other) = (join(&table, "one", 1, 0), join(&table, "other", 2, 0));
-        assert_eq!(one.others().after, [FleetCapacity::unknown(&policy(0))]);
-        one.publish(capacity(3), 0);
+        let own = policy(1, 0);
+        let (mut one, mut other) = (join(&table, "one", &own), join(&table, "other", &policy(2, 0)));
+        assert_eq!(one.others().after, [FleetCapacity::unknown(&own)]);
+        one.publish(capacity(3), &own);
         assert!(one.changed().now_or_never().is_none(), "its own change wakes it");
-        other.publish(capacity(1), 0);
+        other.publish(capacity(1), &policy(2, 0));
         assert!(one.changed().now_or_never().is_some());
         assert_eq!(one.others().after, [capacity(1)]);
-        other.publish(capacity(1), 0);
+        other.publish(capacity(1), &policy(2, 0));
         assert!(one.changed().now_or_never().is_none(), "nothing has changed");
         drop(other);
         assert!(one.changed().now_or_never().is_some());

@@ -1,10 +1,10 @@
 //! Which fleets the WorkerPools of a cluster configure, and what each pool is to them. Pure.
 //!
 //! Each pool of pods has a fleet of its own. All machines on Fly belong to one app, so that one fleet manages them: the
-//! oldest pool of Fly configures it. Without any pool the environment does. If there are only pools of pods, that fleet is
-//! emptied: its machines were those of a pool that is gone.
+//! oldest pool of Fly configures it or, if there is none, the environment. If a pool did so that is gone while others are
+//! left, the fleet is emptied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt as _;
 
@@ -12,63 +12,70 @@ use super::policy::{FleetTarget, emptied_fly_policy, target};
 use super::status::PoolRole;
 use crate::config::Env;
 use crate::crd::WorkerPool;
-use crate::job::Millis;
 use crate::queue::FleetName;
 
-/// A fleet that is to be managed.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct WantedFleet {
-    /// Its provider and policy.
-    pub target: FleetTarget,
-    /// When its pool was made; of two fleets with the same priority the older one makes machines first.
-    pub since: Millis,
+/// The fleets that are to be managed.
+pub(crate) type WantedFleets = BTreeMap<FleetName, FleetTarget>;
+
+/// What is known when the fleets are chosen.
+pub(super) struct Known<'a> {
+    /// The pools that can be read, the oldest first.
+    pub pools: &'a [&'a WorkerPool],
+    /// The uids of those that cannot.
+    pub unreadable: &'a BTreeSet<String>,
+    /// The fleets that were chosen before.
+    pub before: &'a WantedFleets,
+    /// Why no machines on Fly can be managed, if so.
+    pub no_fly: Option<&'a str>,
+    /// The pool that last configured the machines on Fly, as their last status says.
+    pub last_fly_pool: Option<&'a str>,
+    /// The environment.
+    pub env: &'a Env<'a>,
 }
 
-/// The fleets that are to be managed.
-pub(crate) type WantedFleets = BTreeMap<FleetName, WantedFleet>;
-
-/// The fleets to manage, and what each of `pools` is to them. `pools` are those that can be read, the oldest first; some
-/// are missing if not `complete`. A pool whose spec cannot be used keeps the fleet that it has in `before`. `no_fly` says
-/// why no machines on Fly can be managed, if so.
-pub(super) fn assign(
-    pools: &[&WorkerPool],
-    complete: bool,
-    before: &WantedFleets,
-    no_fly: Option<&str>,
-    env: &Env<'_>,
-) -> (WantedFleets, Vec<PoolRole>) {
-    let mut fleets = if complete { WantedFleets::new() } else { before.clone() };
-    let mut keep = |name: FleetName, since, wanted: Result<FleetTarget, String>| {
-        let (fleet, role) = match wanted {
-            Ok(target) => (Some(WantedFleet { target, since }), PoolRole::Acts),
-            Err(why) => (before.get(&name).cloned(), PoolRole::Refused(why)),
+impl Known<'_> {
+    /// The fleets to manage, and what each of the pools that can be read is to them. A pool that cannot be read, or whose
+    /// spec cannot be used, keeps the fleet that it has.
+    pub(super) fn assign(&self) -> (WantedFleets, Vec<PoolRole>) {
+        let keeps = |name: &FleetName| {
+            // It is not known whether one that cannot be read is one of Fly.
+            let may_be_fly = *name == FleetName::default() && !self.unreadable.is_empty();
+            may_be_fly || self.unreadable.contains(name.as_str())
         };
-        fleets.extend(fleet.map(|fleet| (name, fleet)));
-        role
-    };
-    let of_fly = pools.iter().find(|pool| !has_pods(pool));
-    let mut roles = Vec::new();
-    for pool in pools {
-        let since = Millis(pool.creation_timestamp().map_or(0, |at| at.0.as_millisecond()));
-        let wanted = || target(Some(pool), env);
-        roles.push(match (has_pods(pool), of_fly) {
-            (true, _) => keep(name(pool), since, wanted()),
-            (false, Some(first)) if first.uid() != pool.uid() => PoolRole::Behind(first.name_any()),
-            (false, _) => match no_fly {
-                Some(why) => PoolRole::NoFleet(why.to_owned()),
-                None => keep(name(pool), since, wanted()),
-            },
-        });
-    }
-    if no_fly.is_none() && of_fly.is_none() {
-        if pools.is_empty() {
-            keep(FleetName::default(), Millis(0), target(None, env));
-        } else if let (true, Some(policy)) = (complete, emptied_fly_policy(env)) {
-            let target = FleetTarget::Fly(policy);
-            fleets.insert(FleetName::default(), WantedFleet { target, since: Millis(0) });
+        let kept = self.before.iter().filter(|(name, _)| keeps(name));
+        let mut fleets: WantedFleets = kept.map(|(name, target)| (name.clone(), target.clone())).collect();
+        let mut keep = |name: FleetName, wanted: Result<FleetTarget, String>| {
+            let (target, role) = match wanted {
+                Ok(target) => (Some(target), PoolRole::Acts),
+                Err(why) => (self.before.get(&name).cloned(), PoolRole::Refused(why)),
+            };
+            fleets.extend(target.map(|target| (name, target)));
+            role
+        };
+        let of_fly = self.pools.iter().find(|pool| !has_pods(pool));
+        let mut roles = Vec::new();
+        for pool in self.pools {
+            let wanted = || target(Some(pool), self.env);
+            roles.push(match (has_pods(pool), of_fly) {
+                (true, _) => keep(name(pool), wanted()),
+                (false, Some(first)) if first.uid() != pool.uid() => PoolRole::Behind(first.name_any()),
+                (false, _) => match self.no_fly {
+                    Some(why) => PoolRole::NoFleet(why.to_owned()),
+                    None => keep(name(pool), wanted()),
+                },
+            });
         }
+        if self.no_fly.is_none() && of_fly.is_none() && self.unreadable.is_empty() {
+            match self.last_fly_pool.filter(|_| !self.pools.is_empty()) {
+                Some(pool) => {
+                    let policy = emptied_fly_policy(pool, self.env);
+                    fleets.extend(policy.map(|policy| (FleetName::default(), FleetTarget::Fly(policy))));
+                }
+                None => drop(keep(FleetName::default(), target(None, self.env))),
+            }
+        }
+        (fleets, roles)
     }
-    (fleets, roles)
 }
 
 /// The name of the fleet of a pool.
@@ -84,6 +91,7 @@ fn has_pods(pool: &WorkerPool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::Millis;
 
     fn env(name: &str) -> Option<String> {
         let value = match name {
@@ -112,8 +120,13 @@ mod tests {
         pool(name, serde_json::json!({"max": 4}))
     }
 
+    fn known<'a>(pools: &'a [&'a WorkerPool], before: &'a WantedFleets, env: &'a Env<'a>) -> Known<'a> {
+        static NONE: BTreeSet<String> = BTreeSet::new();
+        Known { pools, unreadable: &NONE, before, no_fly: None, last_fly_pool: None, env }
+    }
+
     fn assigned(pools: &[&WorkerPool]) -> (WantedFleets, Vec<PoolRole>) {
-        assign(pools, true, &WantedFleets::new(), None, &Env::of(env))
+        known(pools, &WantedFleets::new(), &Env::of(env)).assign()
     }
 
     fn names(fleets: &WantedFleets) -> Vec<&str> {
@@ -129,30 +142,38 @@ mod tests {
             &roles[..],
             [PoolRole::Acts, PoolRole::Acts, PoolRole::Acts, PoolRole::Behind(first)] if first == "b"
         ));
-        let of_a = &fleets[&FleetName::of_pool("uid-a")];
-        let policy = of_a.target.policy();
+        let policy = fleets[&FleetName::of_pool("uid-a")].policy();
         assert_eq!((policy.priority, policy.pool.as_deref()), (3, Some("films/a")));
-        assert_eq!(of_a.since, Millis(1_795_946_400_000));
-        assert_eq!(fleets[&FleetName::default()].target.policy().max, 4);
+        assert_eq!(policy.since, Millis(1_795_946_400_000));
+        let of_fly = fleets[&FleetName::default()].policy();
+        assert_eq!((of_fly.max, of_fly.pool.as_deref(), of_fly.since), (4, Some("films/b"), policy.since));
     }
 
     #[test]
-    fn environment_configures_a_fleet_on_fly_only_without_pools() {
-        let (fleets, _) = assigned(&[]);
-        assert_eq!(fleets[&FleetName::default()].target.policy().max, 10);
-        // The machines of a pool that is gone are removed.
+    fn environment_configures_the_machines_on_fly_where_no_pool_does() {
+        for pools in [&[][..], &[&pods("a")]] {
+            let policy = assigned(pools).0[&FleetName::default()].policy().clone();
+            assert_eq!((policy.max, policy.pool, policy.since), (10, None, Millis(i64::MAX)));
+        }
+    }
+
+    #[test]
+    fn machines_of_a_pool_of_fly_that_is_gone_are_removed_if_others_are_left() {
         let image_only_in_pools = |name: &str| env(name).filter(|_| name != "FLY_WORKER_IMAGE");
-        let (fleets, _) =
-            assign(&[&pods("a")], true, &WantedFleets::new(), None, &Env::of(image_only_in_pools));
-        let policy = fleets[&FleetName::default()].target.policy();
-        assert_eq!((names(&fleets), policy.min, policy.max), (vec!["", "uid-a"], 0, 0));
+        let (before, env) = (WantedFleets::new(), Env::of(image_only_in_pools));
+        let pods = pods("a");
+        let pools = [&pods];
+        let gone = Known { last_fly_pool: Some("films/b"), ..known(&pools, &before, &env) };
+        let policy = gone.assign().0[&FleetName::default()].policy().clone();
+        assert_eq!((policy.min, policy.max, policy.pool.as_deref()), (0, 0, Some("films/b")));
+        assert_eq!(policy.priority, i32::MIN, "it takes jobs from no other fleet");
     }
 
     #[test]
     fn pool_of_fly_has_no_fleet_where_fly_is_not_configured() {
         let pools = [fly("a"), pods("b")];
-        let (fleets, roles) =
-            assign(&pools.each_ref(), true, &WantedFleets::new(), Some("no token"), &Env::of(env));
+        let (pools, before, env) = (pools.each_ref(), WantedFleets::new(), Env::of(env));
+        let (fleets, roles) = Known { no_fly: Some("no token"), ..known(&pools, &before, &env) }.assign();
         assert_eq!(names(&fleets), ["uid-b"]);
         assert!(matches!(&roles[..], [PoolRole::NoFleet(why), PoolRole::Acts] if why == "no token"));
     }
@@ -163,24 +184,32 @@ mod tests {
         let (before, _) = assigned(&[&good, &other]);
         let mut bad = good.clone();
         bad.spec.image = None;
-        let after = |pools: &[&WorkerPool]| assign(pools, true, &before, None, &Env::of(env));
-        let (fleets, roles) = after(&[&bad]);
+        let (pools, complete) = ([&bad], Env::of(env));
+        let (fleets, roles) = known(&pools, &before, &complete).assign();
         assert_eq!(fleets.get(&FleetName::of_pool("uid-a")), before.get(&FleetName::of_pool("uid-a")));
         assert!(matches!(&roles[..], [PoolRole::Refused(why)] if why.contains("spec.image")));
         assert_eq!(names(&fleets), ["", "uid-a"]);
         // Without a fleet before there is none.
-        let (fleets, _) = assign(&[&bad], true, &WantedFleets::new(), Some("no token"), &Env::of(env));
+        let none = WantedFleets::new();
+        let (fleets, _) = Known { no_fly: Some("no token"), ..known(&pools, &none, &complete) }.assign();
         assert!(fleets.is_empty());
         // Without the environment there is no fleet on Fly, but the one before remains.
-        let (fleets, _) = assign(&[], true, &before, None, &Env::of(|_| None));
+        let (fleets, _) = known(&[], &before, &Env::of(|_| None)).assign();
         assert_eq!(names(&fleets), [""]);
     }
 
     #[test]
-    fn fleets_remain_while_a_pool_cannot_be_read() {
-        let pools = [fly("a"), pods("b")];
-        let (before, _) = assigned(&pools.each_ref());
-        let (fleets, _) = assign(&[&pools[1]], false, &before, None, &Env::of(env));
-        assert_eq!(fleets, before);
+    fn fleet_of_a_pool_that_cannot_be_read_remains() {
+        let pools = [fly("a"), pods("b"), pods("c")];
+        let (before, env) = (assigned(&pools.each_ref()).0, Env::of(env));
+        let remain = |unreadable: &str| {
+            let unreadable = [unreadable.to_owned()].into();
+            let left = [&pools[1]];
+            let (fleets, _) = Known { unreadable: &unreadable, ..known(&left, &before, &env) }.assign();
+            names(&fleets).join(" ")
+        };
+        // Whether it is one of Fly is not known; a pool that is gone keeps nothing.
+        assert_eq!(remain("uid-a"), " uid-b");
+        assert_eq!(remain("uid-c"), " uid-b uid-c");
     }
 }

@@ -12,12 +12,12 @@ mod fleets;
 mod policy;
 mod status;
 
-pub(crate) use fleets::{WantedFleet, WantedFleets};
+pub(crate) use fleets::WantedFleets;
 pub(crate) use policy::FleetTarget;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use policy::target;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -35,9 +35,9 @@ use tokio_util::sync::CancellationToken;
 use super::fleet::MachinePrice;
 use crate::config::Env;
 use crate::crd::{WorkerPool, WorkerPoolStatus};
-use crate::queue::{FleetName, FleetStatus, Queue};
+use crate::queue::{FleetName, FleetStatus, Queue, QueueError};
 use crate::storage::urls::now_millis;
-use fleets::assign;
+use fleets::Known;
 use status::{PoolRole, status};
 
 /// A WorkerPool that may fail to deserialize.
@@ -90,7 +90,8 @@ impl Pools {
         let mut written = HashMap::new();
         let mut elsewhere = Statuses::new();
         let (mut look, mut read) = (Instant::now() + READ_GAP, Instant::now());
-        let mut listed = false;
+        // Whether the pools are known, and what was published before.
+        let (mut listed, mut was_read) = (false, false);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -103,9 +104,10 @@ impl Pools {
                 Ok(()) = self.told.changed() => look = look.min(Instant::now() + WRITE_GAP),
                 () = sleep_until(read) => {
                     elsewhere = self.read().await;
+                    was_read = true;
                     (look, read) = (Instant::now(), Instant::now() + READ_GAP);
                 }
-                () = sleep_until(look), if listed => {
+                () = sleep_until(look), if listed && was_read => {
                     self.reconcile(&store, &elsewhere, &mut written).await;
                     look = Instant::now() + READ_GAP;
                 }
@@ -115,8 +117,9 @@ impl Pools {
 
     async fn read(&self) -> Statuses {
         let read = async {
-            self.queue.forget_dead_fleets(DEAD_AFTER).await?;
-            self.queue.fleets().await
+            let fleets = self.queue.fleets().await?;
+            self.queue.forget_dead_fleets(&fleets, DEAD_AFTER).await?;
+            Ok::<_, QueueError>(fleets)
         };
         match timeout(CALL_TIMEOUT, read).await {
             Ok(Ok(fleets)) => fleets.statuses,
@@ -136,24 +139,31 @@ impl Pools {
     ) {
         let mut pools = store.state();
         pools.sort_by_key(|pool| (pool.creation_timestamp(), pool.namespace(), pool.name_any()));
-        let mut complete = true;
+        let mut unreadable = BTreeSet::new();
         let readable: Vec<&WorkerPool> = pools
             .iter()
             .filter_map(|pool| match &pool.0 {
                 Ok(readable) => Some(readable),
                 Err(error) => {
                     tracing::warn!(name = pool.name_any(), %error, "could not read a WorkerPool");
-                    complete = false;
+                    unreadable.extend(pool.uid());
                     None
                 }
             })
             .filter(|pool| pool.meta().deletion_timestamp.is_none())
             .collect();
         let here = self.told.borrow_and_update().clone();
-        let env = Env::process();
-        let (wanted, roles) =
-            assign(&readable, complete, &self.wanted.borrow(), self.no_fly.as_deref(), &env);
-        let fleets = wanted.iter().filter(|(_, fleet)| fleet.target.policy().max > 0);
+        let on_fly = newer(&FleetName::default(), &here, elsewhere);
+        let known = Known {
+            pools: &readable,
+            unreadable: &unreadable,
+            before: &self.wanted.borrow().clone(),
+            no_fly: self.no_fly.as_deref(),
+            last_fly_pool: on_fly.and_then(|status| status.pool.as_deref()),
+            env: &Env::process(),
+        };
+        let (wanted, roles) = known.assign();
+        let fleets = wanted.iter().filter(|(_, fleet)| fleet.policy().max > 0);
         let prices = fleets.map(|(name, fleet)| price(fleet, newer(name, &here, elsewhere)));
         let price = only(prices);
         self.price.send_if_modified(|old| std::mem::replace(old, price) != price);
@@ -210,8 +220,8 @@ fn newer<'a>(name: &FleetName, here: &'a Statuses, elsewhere: &'a Statuses) -> O
 }
 
 /// The price of a machine of a fleet, if it is known.
-fn price(fleet: &WantedFleet, status: Option<&FleetStatus>) -> Option<MachinePrice> {
-    let policy = fleet.target.policy();
+fn price(fleet: &FleetTarget, status: Option<&FleetStatus>) -> Option<MachinePrice> {
+    let policy = fleet.policy();
     let own = || policy.price.map(|price| price.dollars());
     let usd_per_hour = status.and_then(|status| status.machine_usd_per_hour).or_else(own)?;
     Some(MachinePrice { usd_per_hour, cpus: policy.sizes.base().cpus })

@@ -13,6 +13,7 @@ use crate::config::{Env, Field};
 use crate::controller::fleet::FleetPolicy;
 use crate::crd::{PodsSpec, WorkerPool, WorkerPoolSpec};
 use crate::flyprovider;
+use crate::job::Millis;
 use crate::podprovider::{self, PodPool, PodTemplate};
 
 /// The fleet that is wanted, by its provider.
@@ -82,27 +83,31 @@ pub(crate) fn target(pool: Option<&WorkerPool>, env: &Env<'_>) -> Result<FleetTa
         (Some(pool), Some(pods)) => pods_target(pool, pods, env),
         (pool, _) => {
             let policy = fly_policy(pool.map(|pool| &pool.spec), env)?;
-            Ok(FleetTarget::Fly(FleetPolicy {
-                pool: pool.map(full_name),
-                priority: pool.map_or(policy.priority, |pool| pool.spec.priority),
-                ..policy
+            Ok(FleetTarget::Fly(match pool {
+                Some(pool) => with_place(policy, pool),
+                None => policy,
             }))
         }
     }
 }
 
-/// The policy that removes all machines on Fly, if the environment says which. No machine is made, so that the image of
-/// those that go is of no interest.
-pub(super) fn emptied_fly_policy(env: &Env<'_>) -> Option<FleetPolicy> {
+/// The policy that removes the machines on Fly of a pool that is gone, if the environment says which app they belong to. No
+/// machine is made, so that the image of those that go is of no interest.
+pub(super) fn emptied_fly_policy(pool: &str, env: &Env<'_>) -> Option<FleetPolicy> {
     let image = env.get(&FLY_WORKER_IMAGE).ok().flatten().unwrap_or_else(|| "none".to_owned());
     let fields = vec![Field::new("spec.image", &FLY_WORKER_IMAGE, Some(image))];
     let policy = flyprovider::policy::read(&Env::of(|name| env.text(name)).with_fields(fields)).ok()?;
-    Some(FleetPolicy { min: 0, max: 0, ..policy })
+    Some(FleetPolicy { min: 0, max: 0, pool: Some(pool.to_owned()), priority: i32::MIN, ..policy })
 }
 
-/// The name of a pool with its namespace.
-fn full_name(pool: &WorkerPool) -> String {
-    format!("{}/{}", pool.namespace().unwrap_or_default(), pool.name_any())
+/// The policy of a pool, with its place among the others.
+fn with_place(policy: FleetPolicy, pool: &WorkerPool) -> FleetPolicy {
+    FleetPolicy {
+        pool: Some(format!("{}/{}", pool.namespace().unwrap_or_default(), pool.name_any())),
+        priority: pool.spec.priority,
+        since: Millis(pool.creation_timestamp().map_or(0, |at| at.0.as_millisecond())),
+        ..policy
+    }
 }
 
 fn fly_policy(pool: Option<&WorkerPoolSpec>, env: &Env<'_>) -> Result<FleetPolicy, String> {
@@ -116,7 +121,7 @@ fn pods_target(pool: &WorkerPool, pods: &PodsSpec, env: &Env<'_>) -> Result<Flee
     let name = pool.name_any();
     let policy =
         podprovider::policy::read(&settings, &name, &template).map_err(|errors| errors.to_string())?;
-    let policy = FleetPolicy { pool: Some(full_name(pool)), priority: pool.spec.priority, ..policy };
+    let policy = with_place(policy, pool);
     let pool = PodPool {
         namespace: pool.namespace().unwrap_or_default(),
         name,

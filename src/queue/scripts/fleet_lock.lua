@@ -9,7 +9,7 @@ local lock = of_fleet('fleet:lock', fleet)
 local l = redis.call('HMGET', lock, 'holder', 'epoch', 'until')
 local mine, epoch = l[1] == holder, tonumber(l[2] or '0')
 if verb == 'release' then
-  if mine and l[2] == ARGV[5] then redis.call('HSET', lock, 'holder', '', 'until', 0) end
+  if mine and l[2] == ARGV[5] then redis.call('HSET', lock, 'holder', '', 'until', clock()) end
   return { 'OK' }
 end
 local ms, fresh, insist = tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7] == '1'

@@ -39,7 +39,7 @@ pub(super) async fn make(site: &Site, name: &str, spec: Value, pods: Value) {
     pools(site).create(&PostParams::default(), &object).await.unwrap();
 }
 
-pub(super) async fn change(site: &Site, name: &str, spec: Value) {
+async fn change(site: &Site, name: &str, spec: Value) {
     let patch = Patch::Merge(json!({"spec": spec}));
     pools(site).patch(name, &PatchParams::default(), &patch).await.unwrap();
 }

@@ -10,7 +10,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::json;
 
 use super::kubelet::{Kubelet, write_status};
-use super::pods::{change, controller, make as make_pods, own, pod_until, pods, without_workers};
+use super::pods::{controller, make as make_pods, own, pod_until, pods, without_workers};
 use super::pool::{condition, make, pool_until, pools};
 use super::status;
 use crate::fleet::there;
@@ -105,17 +105,31 @@ async fn pool_without_capacity_leaves_its_jobs_to_the_next_one() {
     let listed = pods(&site).list(&ListParams::default()).await.unwrap().items;
     assert_eq!(listed.len(), 2, "{listed:#?}");
 
-    // A paused pool takes nothing.
-    change(&site, "second", json!({"paused": true})).await;
-    pool_until(&site, "second", "paused", |s| condition(s, "Paused")["status"] == "True").await;
-    change(&site, "second", json!({"paused": false, "priority": 1})).await;
-    pool_until(&site, "second", "not paused", |s| condition(s, "Paused").is_null()).await;
-
     // When no job waits, no pod is left.
     site.jobs().delete("film", &Default::default()).await.unwrap();
     site.gone("film").await;
     let (name, uid) = (first.name_any(), first.uid().unwrap());
     let gone = await_condition(pods(&site), &name, is_deleted(&uid));
     tokio::time::timeout(PATIENCE, gone).await.expect("a pod without a node remains").unwrap();
+    controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pool_with_the_highest_priority_makes_the_machine_unless_it_is_paused() {
+    let site = without_workers("order").await;
+    let controller = controller(&site, &[]).await;
+    make_pods(&site, "low", json!({}), json!({})).await;
+    make_pods(&site, "high", json!({"priority": 5}), json!({})).await;
+    make_pods(&site, "paused", json!({"priority": 9, "paused": true}), json!({})).await;
+    for name in ["low", "high", "paused"] {
+        pool_until(&site, name, "managed", |s| condition(s, "Ready")["status"] == "True").await;
+    }
+    let key = site.input(clip()).await;
+    site.make("film", json!({"input": {"key": key}, "qualities": ["144p"]})).await;
+    let pod = pod_until(&site, "made", |_| true).await;
+    assert_eq!(pod.name_any(), "high-worker-01");
+    pool_until(&site, "high", "the job is its own", |s| s["pending"] == 1).await;
+    let listed = pods(&site).list(&ListParams::default()).await.unwrap().items;
+    assert_eq!(listed.len(), 1, "{listed:#?}");
     controller.stop().await;
 }

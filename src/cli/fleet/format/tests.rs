@@ -266,7 +266,7 @@ fn warnings_distinguish_fleet_paused_variable_from_a_pause() {
     let mut looks = fleet(desired(0, 0, 0, 0, 0));
     looks.paused = true;
     let own = answer(Some(looks));
-    has(&warnings(&own), &["FLEET_PAUSED=true"]);
+    has(&warnings(&own), &["The reconciler changes nothing: FLEET_PAUSED"]);
     assert!(when(&own, shown(&own)).contains("while the reconciler is paused"));
     let both = FleetAnswer { pause: pause(None), ..own };
     assert_eq!(warnings(&both).len(), 1, "the pause explains it");
@@ -284,7 +284,7 @@ fn steps_have_number_and_reason() {
     assert_eq!(step(12, &made("list", "all")), ["12. list all machines", "2 jobs wait"]);
     assert_eq!(step(3, &made("stop", ""))[0], "3. stop");
     let runs = answer(Some(fleet(desired(0, 0, 0, 0, 0))));
-    assert!(when(&runs, shown(&runs)).contains("one request to Fly a second"));
+    assert!(when(&runs, shown(&runs)).contains("at most one to Fly a second"));
 }
 
 #[test]
