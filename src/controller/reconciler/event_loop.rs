@@ -173,14 +173,14 @@ impl<P: MachineProvider> Reconciler<P> {
         if observes && pause.is_none() {
             self.count_cost();
         }
-        if tells && pause.is_none() {
-            if let (Some(membership), Some(plan)) = (&mut self.membership, self.driver.plan()) {
-                let policy = self.driver.policy();
-                // Another process acts for this fleet.
-                let capacity =
-                    if self.driver.stands_by() { FleetCapacity::none(policy) } else { plan.capacity };
-                membership.publish(capacity, policy);
-            }
+        if let (Some(membership), Some(plan)) = (&mut self.membership, self.driver.plan())
+            && tells
+            && pause.is_none()
+        {
+            let policy = self.driver.policy();
+            // Another process acts for this fleet.
+            let capacity = if self.driver.stands_by() { FleetCapacity::none(policy) } else { plan.capacity };
+            membership.publish(capacity, policy);
         }
         pause
     }
