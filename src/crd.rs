@@ -90,6 +90,8 @@ pub mod reason {
     pub const WORKLOAD_EVICTED: &str = "WorkloadEvicted";
     /// The Workload with the name of the job's belongs to another object.
     pub const WORKLOAD_NOT_OWNED: &str = "WorkloadNotOwned";
+    /// The API server refuses the Workload of the job.
+    pub const WORKLOAD_REFUSED: &str = "WorkloadRefused";
     /// The WorkloadPriorityClass that the job names does not exist.
     pub const PRIORITY_CLASS_NOT_FOUND: &str = "PriorityClassNotFound";
     /// The job names a queue of Kueue, but the cluster has no Kueue.

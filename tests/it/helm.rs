@@ -145,6 +145,20 @@ async fn chart_renders_the_roles_for_kueue_only_where_they_are_asked_for() {
         rules(&narrow, "Role", "films-controller-kueue"),
         rules(&with, "ClusterRole", "tcoder-system:tcoder-controller-kueue")
     );
+    // WorkloadPriorityClasses belong to the cluster, which no Role can grant.
+    let classes = "films:films-controller-kueue-classes";
+    assert_eq!(
+        rules(&narrow, "ClusterRole", classes),
+        json!([{"apiGroups": ["kueue.x-k8s.io"], "resources": ["workloadpriorityclasses"], "verbs": ["get"]}])
+    );
+    let binding = &narrow[&("ClusterRoleBinding".to_owned(), classes.to_owned())];
+    assert_eq!(
+        binding["roleRef"],
+        json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": classes})
+    );
+    assert_eq!(binding["subjects"][0]["namespace"], "films");
+    let of_cluster = narrow.keys().filter(|(kind, _)| kind.starts_with("Cluster")).count();
+    assert_eq!(of_cluster, 2, "{:?}", narrow.keys());
 }
 
 #[test]

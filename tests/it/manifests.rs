@@ -156,9 +156,14 @@ fn overlays_build_and_pass_kubernetes_validation() {
     }
     let kueue = rendered("overlays/kueue");
     kueue.iter().for_each(understood_by_kind);
-    assert_eq!(kueue.iter().map(kind).collect::<Vec<_>>(), ["ClusterRole", "ClusterRoleBinding"]);
-    assert!(!kueue[0]["rules"].to_string().contains('*'));
-    assert_eq!(kueue[1]["roleRef"]["name"], kueue[0]["metadata"]["name"]);
+    assert_eq!(
+        kueue.iter().map(kind).collect::<Vec<_>>(),
+        ["ClusterRole", "ClusterRole", "ClusterRoleBinding", "ClusterRoleBinding"]
+    );
+    for (role, binding) in [(&kueue[0], &kueue[2]), (&kueue[1], &kueue[3])] {
+        assert!(!role["rules"].to_string().contains('*'));
+        assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+    }
     // These types belong to the Prometheus operator, so they can only be inspected.
     let kinds: Vec<Value> =
         rendered(MONITORING).iter().map(|d| json!([d["apiVersion"], d["kind"]])).collect();

@@ -2,6 +2,7 @@
 
 use kube::Resource as _;
 
+use super::refusal::Refusal;
 use super::workload::workload_condition::{ADMITTED, EVICTED, FINISHED, PODS_READY, QUOTA_RESERVED};
 use super::workload::{Workload, conditions_of, is, is_free, is_of};
 use crate::controller::conditions::{find, holds};
@@ -49,8 +50,8 @@ pub(crate) struct QueueView<'a> {
     pub is_prebuilt: bool,
     /// Whether the job runs in another cluster, to which MultiKueue copies it.
     pub is_elsewhere: bool,
-    /// The WorkloadPriorityClass that the job names, but that does not exist.
-    pub missing_class: Option<&'a str>,
+    /// Why the last step could not be carried out.
+    pub refusal: Option<&'a Refusal>,
     /// What is known of Kueue.
     pub presence: &'a Presence,
     /// The Workload with the name of the job's.
@@ -123,20 +124,23 @@ pub(crate) fn hold(view: &QueueView<'_>) -> Option<Hold> {
             stops: false,
             is_stalled: true,
         }),
-        Presence::Usable => match (view.workload, view.missing_class) {
-            (None, Some(class)) => Some(Hold {
-                reason: reason::PRIORITY_CLASS_NOT_FOUND,
-                message: format!(
-                    "there is no WorkloadPriorityClass {class}, which a label of the job names; create it, or change the label"
-                ),
-                stops: true,
-                is_stalled: true,
-            }),
-            (None, None) => {
-                Some(waits(format!("the job waits for its Workload in the queue {queue} of Kueue")))
-            }
-            (Some(workload), _) => of_workload(view, queue, workload),
-        },
+        Presence::Usable => {
+            let hold = match view.workload {
+                None => Some(waits(format!("the job waits for its Workload in the queue {queue} of Kueue"))),
+                Some(workload) => of_workload(view, queue, workload),
+            };
+            hold.map(|hold| refused(hold, view.refusal))
+        }
+    }
+}
+
+/// Says what prevents the end of a wait: a job that is admitted runs, whatever else about its Workload is refused.
+fn refused(hold: Hold, refusal: Option<&Refusal>) -> Hold {
+    match refusal {
+        Some(Refusal { reason, message }) if !hold.is_stalled => {
+            Hold { reason, message: message.clone(), is_stalled: true, ..hold }
+        }
+        _ => hold,
     }
 }
 
@@ -182,8 +186,8 @@ fn of_workload(view: &QueueView<'_>, queue: &str, workload: &Workload) -> Option
 pub(crate) fn step(view: &QueueView<'_>, job: &JobView) -> Step {
     let is_wanted = view.queue.is_some() && !view.suspend && job.ended.is_none();
     let Some(workload) = view.workload else {
-        let can_be_made = *view.presence == Presence::Usable && view.missing_class.is_none();
-        return if is_wanted && can_be_made && !view.is_prebuilt { Step::Create } else { Step::Nothing };
+        let can_be_made = *view.presence == Presence::Usable && !view.is_prebuilt;
+        return if is_wanted && can_be_made { Step::Create } else { Step::Nothing };
     };
     if workload.meta().deletion_timestamp.is_some() {
         return Step::Nothing;

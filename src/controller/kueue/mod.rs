@@ -9,11 +9,13 @@
 //! Kueue is optional. It is looked for only when a TranscodeJob names a queue, and where it is missing, such jobs say so.
 
 mod decide;
+mod refusal;
 #[cfg(test)]
 mod tests;
 mod workload;
 
 pub(crate) use decide::{Hold, JobView, Presence, QueueView, Step, hold, step};
+pub(crate) use refusal::Refusal;
 pub(crate) use workload::{Workload, prebuilt, queue, workload_name, workloads};
 
 use std::collections::{HashMap, HashSet};
@@ -63,6 +65,19 @@ struct State {
     workloads: HashMap<Name, Workload>,
     /// The jobs to which what is known of Kueue matters.
     jobs: HashSet<Name>,
+    /// What was refused about the Workloads of jobs, with the uids of these jobs.
+    refusals: HashMap<Name, (String, Refusal)>,
+}
+
+/// What is known of Kueue, and of the Workload of one job.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// What is known of Kueue.
+    pub presence: Presence,
+    /// The Workload.
+    pub workload: Option<Workload>,
+    /// Why the last step could not be carried out.
+    pub refusal: Option<Refusal>,
 }
 
 /// Why a watch has ended.
@@ -107,29 +122,42 @@ impl Kueue {
     }
 
     /// What is known of Kueue, and the Workload of this job. From now on the job is reconciled when that changes.
-    pub(crate) fn look(&self, job: &TranscodeJob) -> (Presence, Option<Workload>) {
-        let (namespace, name) = name_of(job);
+    pub(crate) fn look(&self, job: &TranscodeJob) -> Seen {
+        let name = name_of(job);
         let mut state = self.state();
-        let workload = state.workloads.get(&(namespace.clone(), workload_name(job))).cloned();
+        let workload = state.workloads.get(&(name.0.clone(), workload_name(job))).cloned();
+        let uid = job.uid().unwrap_or_default();
+        let refusal =
+            state.refusals.get(&name).filter(|(of, _)| *of == uid).map(|(_, refusal)| refusal.clone());
         if queue(job).is_some() {
-            state.jobs.insert((namespace, name));
+            state.jobs.insert(name);
             self.is_wanted.notify_one();
         }
-        (state.presence.clone(), workload)
+        Seen { presence: state.presence.clone(), workload, refusal }
     }
 
     /// Forgets a job that was deleted.
     pub(crate) fn forget(&self, namespace: String, name: String) {
-        self.state().jobs.remove(&(namespace, name));
+        let (mut state, name) = (self.state(), (namespace, name));
+        state.jobs.remove(&name);
+        state.refusals.remove(&name);
     }
 
-    /// The WorkloadPriorityClass that the job names, if it does not exist.
-    ///
-    /// # Errors
-    /// If the API server does not answer.
-    pub(crate) async fn missing_class(&self, job: &TranscodeJob) -> Result<Option<String>, kube::Error> {
-        let Some(class) = job.labels().get(PRIORITY_CLASS_LABEL) else { return Ok(None) };
-        Ok(self.class_value(class).await?.is_none().then(|| class.clone()))
+    /// Records whether the last step was refused, and has the job reconciled if that is new, since its status says it.
+    fn remember(&self, job: &TranscodeJob, refusal: Option<Refusal>) {
+        let name = name_of(job);
+        let now = refusal.map(|refusal| (job.uid().unwrap_or_default(), refusal));
+        let before = match now.clone() {
+            Some(now) => self.state().refusals.insert(name.clone(), now),
+            None => self.state().refusals.remove(&name),
+        };
+        if before == now {
+            return;
+        }
+        if let (Some((_, Refusal { reason, message })), (namespace, name)) = (&now, &name) {
+            tracing::warn!(namespace, name, reason, "a Workload is refused: {message}");
+        }
+        self.wake(name);
     }
 
     async fn class_value(&self, class: &str) -> Result<Option<i32>, kube::Error> {
@@ -139,10 +167,10 @@ impl Kueue {
         Ok(value.map(|value| i32::try_from(value).unwrap_or_default()))
     }
 
-    /// Carries out a step.
+    /// Carries out a step. What is refused is no error: [`Kueue::look`] shows it from then on.
     ///
     /// # Errors
-    /// If the API server refuses it, or does not answer.
+    /// If the Workload has changed, or the API server does not answer.
     pub(crate) async fn carry_out(
         &self,
         job: &TranscodeJob,
@@ -150,11 +178,28 @@ impl Kueue {
         step: Step,
         now: Millis,
     ) -> Result<(), kube::Error> {
-        let (namespace, _) = name_of(job);
-        let api: Api<Workload> = Api::namespaced_with(self.client.clone(), &namespace, &workloads());
-        let (Some(workload), name) = (workload, workload_name(job)) else {
-            return if step == Step::Create { self.create(job, &namespace).await } else { Ok(()) };
+        let done = match workload {
+            None if step == Step::Create => self.create(job).await,
+            None => Ok(None),
+            Some(workload) => self.change(job, workload, step, now).await.map(|()| None),
         };
+        let refusal = match done {
+            Ok(refusal) => refusal,
+            Err(error) => Some(Refusal::of(&error).ok_or(error)?),
+        };
+        self.remember(job, refusal);
+        Ok(())
+    }
+
+    async fn change(
+        &self,
+        job: &TranscodeJob,
+        workload: &Workload,
+        step: Step,
+        now: Millis,
+    ) -> Result<(), kube::Error> {
+        let ((namespace, _), name) = (name_of(job), workload_name(job));
+        let api: Api<Workload> = Api::namespaced_with(self.client.clone(), &namespace, &workloads());
         let log = |what: &str| tracing::info!(namespace, name = job.name_any(), workload = name, what);
         let spec = |patch: Value| api_patch(&api, &name, patch);
         let status = async |patch: Value| {
@@ -191,23 +236,26 @@ impl Kueue {
         }
     }
 
-    async fn create(&self, job: &TranscodeJob, namespace: &str) -> Result<(), kube::Error> {
-        let Some(queue) = queue(job) else { return Ok(()) };
+    /// Creates the Workload, unless the job names a WorkloadPriorityClass that does not exist.
+    async fn create(&self, job: &TranscodeJob) -> Result<Option<Refusal>, kube::Error> {
+        let Some(queue) = queue(job) else { return Ok(None) };
+        let (namespace, _) = name_of(job);
         let priority = match job.labels().get(PRIORITY_CLASS_LABEL) {
             None => WorkloadPriority { class: None, value: job.spec.priority },
             Some(class) => {
-                // One that is missing is reported in the status of the job.
-                let Some(value) = self.class_value(class).await? else { return Ok(()) };
+                let Some(value) = self.class_value(class).await? else {
+                    return Ok(Some(Refusal::no_class(class)));
+                };
                 WorkloadPriority { class: Some(class.clone()), value }
             }
         };
         let body: DynamicObject = serde_json::from_value(workload::to_workload(job, queue, &priority))
             .map_err(kube::Error::SerdeError)?;
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &workloads());
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &namespace, &workloads());
         let name = body.name_any();
         match bounded(api.create(&PostParams::default(), &body)).await {
             // The watch shows it soon.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
             made => {
                 made?;
                 tracing::info!(
@@ -217,7 +265,7 @@ impl Kueue {
                     queue,
                     "created a Workload"
                 );
-                Ok(())
+                Ok(None)
             }
         }
     }

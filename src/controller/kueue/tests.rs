@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::decide::{Hold, JobView, Presence, QueueView, Step, hold, step};
+use super::refusal::Refusal;
 use super::workload::{
     Workload, WorkloadPriority, adoption, finished, job_of, released, started, to_workload, workload_name,
 };
@@ -58,7 +59,7 @@ fn view<'a>(workload: Option<&'a Workload>) -> QueueView<'a> {
         uid: UID,
         is_prebuilt: false,
         is_elsewhere: false,
-        missing_class: None,
+        refusal: None,
         presence: USABLE,
         workload,
     }
@@ -159,10 +160,6 @@ fn workload_follows_the_life_of_its_job() {
     // The label was added while the job ran.
     assert_eq!(step(&view(None), &running()), Step::Create);
     assert_eq!(step(&view(None), &ended(true)), Step::Nothing);
-    let class = QueueView { missing_class: Some("urgent"), ..view(None) };
-    assert_eq!(step(&class, &waiting()), Step::Nothing);
-    let hold = hold(&class).unwrap();
-    assert!(hold.reason == reason::PRIORITY_CLASS_NOT_FOUND && hold.message.contains("urgent"));
 
     let pending = workload(UID, &["!QuotaReserved"]);
     assert_eq!(step(&view(Some(&pending)), &waiting()), Step::Nothing);
@@ -187,7 +184,27 @@ fn workload_follows_the_life_of_its_job() {
     assert_eq!(step(&view(Some(&finished)), &waiting()), Step::Delete);
     // The label was removed.
     let free = QueueView { queue: None, ..view(Some(&admitted)) };
-    assert_eq!((super::hold(&free), step(&free, &running())), (None, Step::Delete));
+    assert_eq!((hold(&free), step(&free, &running())), (None, Step::Delete));
+}
+
+#[test]
+fn refused_workload_stalls_a_job_that_waits_and_none_that_is_admitted() {
+    let refusal = Refusal::no_class("urgent");
+    let refused = |workload| QueueView { refusal: Some(&refusal), ..view(workload) };
+    let Hold { reason, message, stops, is_stalled } = hold(&refused(None)).unwrap();
+    assert_eq!((reason, stops, is_stalled), (reason::PRIORITY_CLASS_NOT_FOUND, true, true));
+    assert!(message.contains("urgent"), "{message}");
+    // Somebody may have made the class since then.
+    assert_eq!(step(&refused(None), &waiting()), Step::Create);
+    // It could not be moved to another queue.
+    let pending = workload(UID, &["!QuotaReserved"]);
+    assert!(hold(&refused(Some(&pending))).unwrap().is_stalled);
+    let admitted = workload(UID, &["QuotaReserved", "Admitted"]);
+    assert_eq!(hold(&refused(Some(&admitted))), None);
+    let suspended = QueueView { suspend: true, ..refused(None) };
+    assert_eq!(reason_of(&suspended), Some(reason::SUSPENDED));
+    let foreign = workload("another-uid", &[]);
+    assert_eq!(reason_of(&refused(Some(&foreign))), Some(reason::WORKLOAD_NOT_OWNED));
 }
 
 #[test]

@@ -8,16 +8,14 @@ use kube::runtime::controller::Action;
 
 use super::decide::Look;
 use crate::controller::conditions::holds;
-use crate::controller::kueue::{
-    self, Hold, JobView, Kueue, Presence, QueueView, Step, Workload, hold, prebuilt, step,
-};
+use crate::controller::kueue::{self, Hold, JobView, Kueue, QueueView, Seen, hold, prebuilt, step};
 use crate::crd::{CONTROLLER_NAME, JobPhase, TranscodeJob, TranscodeJobStatus, condition};
 use crate::job::State;
 use crate::storage::urls::now_millis;
 
 /// The value of `spec.managedBy` of a job that MultiKueue runs in another cluster.
 const MULTIKUEUE: &str = "kueue.x-k8s.io/multikueue";
-/// Interval in which what no watch shows is looked for again: a WorkloadPriorityClass, or a Workload that somebody else makes.
+/// Interval in which what no watch shows is tried again: what was refused, or a Workload that somebody else makes.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// What is known of a job's queue.
@@ -27,9 +25,7 @@ pub(super) struct Queued {
     pub hold: Option<Hold>,
     /// Look again after this time, even without an event.
     pub again: Option<Duration>,
-    presence: Presence,
-    workload: Option<Workload>,
-    missing_class: Option<String>,
+    seen: Seen,
 }
 
 impl Queued {
@@ -40,9 +36,9 @@ impl Queued {
             uid: job.metadata.uid.as_deref().unwrap_or_default(),
             is_prebuilt: prebuilt(job).is_some(),
             is_elsewhere: is_managed_elsewhere(job),
-            missing_class: self.missing_class.as_deref(),
-            presence: &self.presence,
-            workload: self.workload.as_ref(),
+            refusal: self.seen.refusal.as_ref(),
+            presence: &self.seen.presence,
+            workload: self.seen.workload.as_ref(),
         }
     }
 }
@@ -54,23 +50,14 @@ pub(super) fn is_managed_elsewhere(job: &TranscodeJob) -> bool {
 }
 
 impl Queued {
-    /// What is known of the queue of a job with this status.
-    pub(super) async fn look(
-        queues: &Kueue,
-        job: &TranscodeJob,
-        status: &TranscodeJobStatus,
-    ) -> Result<Self, kube::Error> {
-        let (presence, workload) = queues.look(job);
-        let mut queued = Self { presence, workload, ..Self::default() };
-        let has_ended = status.phase.is_some_and(JobPhase::is_terminal);
-        let waits = kueue::queue(job).is_some() && !job.spec.suspend && !has_ended;
-        if waits && queued.presence == Presence::Usable && queued.workload.is_none() {
-            queued.missing_class = queues.missing_class(job).await?;
-            let is_awaited = queued.missing_class.is_some() || prebuilt(job).is_some();
-            queued.again = is_awaited.then_some(LOOK_AGAIN);
-        }
-        queued.hold = hold(&queued.view(job));
-        Ok(queued)
+    /// What is known of the queue of a job. It asks nobody, so that no failure of Kueue hides what else there is to do.
+    pub(super) fn look(queues: &Kueue, job: &TranscodeJob) -> Self {
+        let seen = queues.look(job);
+        let is_awaited = seen.workload.is_none() && prebuilt(job).is_some();
+        let waits = kueue::queue(job).is_some() && !job.spec.suspend;
+        let again = (waits && (is_awaited || seen.refusal.is_some())).then_some(LOOK_AGAIN);
+        let queued = Self { seen, again, hold: None };
+        Self { hold: hold(&queued.view(job)), ..queued }
     }
 
     /// Brings the Workload of a job up to date with the job, whose status has been written.
@@ -91,10 +78,8 @@ impl Queued {
     }
 
     async fn take_step(&self, queues: &Kueue, job: &TranscodeJob, seen: &JobView) -> Result<(), kube::Error> {
-        match step(&self.view(job), seen) {
-            Step::Nothing => Ok(()),
-            step => queues.carry_out(job, self.workload.as_ref(), step, now_millis()).await,
-        }
+        let step = step(&self.view(job), seen);
+        queues.carry_out(job, self.seen.workload.as_ref(), step, now_millis()).await
     }
 }
 
@@ -105,7 +90,7 @@ pub(super) async fn follow_elsewhere(queues: &Kueue, job: &TranscodeJob) -> Resu
         return Ok(Action::await_change());
     }
     let status = job.status.clone().unwrap_or_default();
-    let queued = Queued::look(queues, job, &status).await?;
+    let queued = Queued::look(queues, job);
     if let Some(hold) = queued.hold.as_ref().filter(|hold| hold.is_stalled) {
         let (namespace, name) = (job.namespace(), job.name_any());
         tracing::warn!(

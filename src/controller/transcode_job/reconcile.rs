@@ -257,7 +257,7 @@ impl Context {
         let price = *self.tools.price.borrow();
         let queued = match mirror {
             true => Queued::default(),
-            false => Queued::look(self.kueue(), job, &before).await?,
+            false => Queued::look(self.kueue(), job),
         };
         let frame = || StatusContext {
             object: job,

@@ -115,7 +115,7 @@ impl StatusContext<'_> {
     /// The status that mirrors `job`. `changed` says that the spec no longer matches the job.
     #[must_use]
     pub(crate) fn of(&self, job: &Job, changed: bool) -> TranscodeJobStatus {
-        let mut status = self.bare(phase(job, self.hold.is_some()));
+        let mut status = self.bare(phase(job, self.hold.is_some_and(|hold| hold.stops)));
         status.attempts = i32::try_from(job.attempt).ok();
         status.last_failure = last_failure(job);
         status.machine = job.worker.as_ref().map(|w| w.machine().to_owned());
@@ -342,7 +342,7 @@ fn said(
         }
     };
     // A job that was started is held back only by what also stops it.
-    let holds_it = |hold: &&Hold| hold.stops || job.status == State::Uploading || job.suspended;
+    let holds_it = |hold: &&Hold| hold.stops || job.suspended;
     let may_be_held = !job.status.is_terminal() || job.suspended;
     match hold.filter(holds_it) {
         Some(hold) if may_be_held => said.extend(held(hold)),

@@ -591,6 +591,15 @@ fn queue_holds_a_job_back_as_its_user_does_and_a_missing_kueue_stops_none_that_w
                 assert!(holds(&status.conditions, condition::SUSPENDED).is_none(), "{state}");
             }
         }
+        // A job that waits for its upload was started, too.
+        let mut case = Case::in_state(none(), State::Uploading);
+        case.looked_for_upload = true;
+        case.queue = Some(hold(stops));
+        let status = case.status();
+        let phase = if stops { JobPhase::Suspended } else { JobPhase::Uploading };
+        assert_eq!(status.phase, Some(phase));
+        assert_eq!(holds(&status.conditions, condition::SUSPENDED).is_some(), stops);
+        assert!(holds(&status.conditions, condition::STALLED).is_none());
         // One that was stopped waits until nothing holds it back, and its user's word comes first.
         let mut case = Case::in_state(none(), State::Cancelled);
         let Look::Job(job) = &mut case.look else { panic!() };

@@ -346,6 +346,21 @@ async fn workload_of_another_object_and_a_missing_priority_class_are_reported() 
     let workload = queue.workload(&job).await;
     assert_eq!(workload.data["spec"]["priority"], 1000);
     assert_eq!(workload.data["spec"]["priorityClassRef"]["name"], class.metadata.name.unwrap());
+
+    // Permitted as the value of a label, but no name of a queue.
+    let labels = json!({"kueue.x-k8s.io/queue-name": "My_Queue"});
+    let job = queue.make("odd", labels, json!({"input": {"key": "a.mp4"}})).await;
+    let (held, reason, message) = site.condition("odd", "Stalled").await;
+    assert_eq!((reason.as_str(), &status(&held)["phase"]), ("WorkloadRefused", &json!("Suspended")));
+    assert!(message.contains("spec.queueName") && message.contains("My_Queue"), "{message}");
+    let relabel = Patch::Merge(json!({"metadata": {"labels": in_queue()}}));
+    site.jobs().patch("odd", &PatchParams::default(), &relabel).await.unwrap();
+    queue.workload(&job).await;
+    site.until("odd", "waiting", |job| {
+        condition(job, "Stalled").is_none()
+            && condition(job, "Suspended").is_some_and(|(reason, _)| reason == "AwaitingAdmission")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -447,8 +462,21 @@ async fn controller_without_the_roles_for_kueue_says_which_to_apply() {
     let env = [("MIRROR_MAX", "0"), ("POD_NAMESPACE", site.namespace.as_str())];
     let controller = Controller::start(site.system, &account, &["--namespace", &site.namespace], &env);
     controller.ready().await;
-    Queue::of(&site).make("film", in_queue(), json!({"input": {"key": "a.mp4"}})).await;
+    let queue = Queue::of(&site);
+    let film = queue.make("film", in_queue(), json!({"input": {"key": "a.mp4"}})).await;
     let (_, reason, message) = site.condition("film", "Stalled").await;
     assert_eq!(reason, "KueueForbidden");
     assert!(message.contains("manifests/overlays/kueue") && message.contains("kueue=true"), "{message}");
+
+    // With the role for Workloads only, jobs wait in their queues, but none with a class, which belongs to the cluster.
+    grant(cluster, "kueue", "tcoder-system", &site.namespace).await;
+    let binding = format!("{}:tcoder-controller-kueue-classes", site.namespace);
+    cluster.kubectl_ok(&["delete", "clusterrolebinding", &binding]).await;
+    queue.workload(&film).await;
+    let mut labels = in_queue();
+    labels["kueue.x-k8s.io/priority-class"] = json!("urgent");
+    queue.make("urgent", labels, json!({"input": {"key": "a.mp4"}})).await;
+    let (held, reason, message) = site.condition("urgent", "Stalled").await;
+    assert_eq!((reason.as_str(), &status(&held)["phase"]), ("KueueForbidden", &json!("Suspended")));
+    assert!(message.contains("workloadpriorityclasses"), "{message}");
 }
