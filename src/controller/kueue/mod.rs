@@ -180,6 +180,7 @@ impl Kueue {
     ) -> Result<(), kube::Error> {
         let done = match workload {
             None if step == Step::Create => self.create(job).await,
+            None if step == Step::Find => self.find_prebuilt(job).await,
             None => Ok(None),
             Some(workload) => self.change(job, workload, step, now).await.map(|()| None),
         };
@@ -207,7 +208,7 @@ impl Kueue {
             bounded(api.patch_status(&name, &params, &Patch::Merge(patch))).await.map(drop)
         };
         match step {
-            Step::Nothing | Step::Create => Ok(()),
+            Step::Nothing | Step::Create | Step::Find => Ok(()),
             Step::Adopt => {
                 log("adopted a Workload that was made for the job");
                 spec(workload::adoption(job, workload)).await
@@ -268,6 +269,17 @@ impl Kueue {
                 Ok(None)
             }
         }
+    }
+
+    /// Makes the Workload that somebody made for the job the job's own. The watch shows it then, by the label that it gets.
+    async fn find_prebuilt(&self, job: &TranscodeJob) -> Result<Option<Refusal>, kube::Error> {
+        let ((namespace, _), name) = (name_of(job), workload_name(job));
+        let api: Api<Workload> = Api::namespaced_with(self.client.clone(), &namespace, &workloads());
+        let Some(found) = bounded(api.get_opt(&name)).await? else { return Ok(None) };
+        if !workload::is_free(&found) && !workload::is_of(&found, &job.uid().unwrap_or_default()) {
+            return Ok(Some(Refusal::not_owned(&name)));
+        }
+        self.change(job, &found, Step::Adopt, Millis(0)).await.map(|()| None)
     }
 
     /// Watches the Workloads, from the time when a job names a queue until `stop`.
