@@ -92,6 +92,8 @@ pub mod reason {
     pub const WORKLOAD_NOT_OWNED: &str = "WorkloadNotOwned";
     /// The API server refuses the Workload of the job.
     pub const WORKLOAD_REFUSED: &str = "WorkloadRefused";
+    /// The Workload that somebody made for the job has ended.
+    pub const WORKLOAD_FINISHED: &str = "WorkloadFinished";
     /// The WorkloadPriorityClass that the job names does not exist.
     pub const PRIORITY_CLASS_NOT_FOUND: &str = "PriorityClassNotFound";
     /// The job names a queue of Kueue, but the cluster has no Kueue.

@@ -373,6 +373,10 @@ pub struct FailureStatus {
     /// The number of the attempt, from 1.
     #[schemars(range(min = 0))]
     pub attempt: i32,
+    /// Number of failures so far that were not counted, by spec.failurePolicy.
+    #[schemars(range(min = 0))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignored: Option<i32>,
     /// When the next attempt is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_time: Option<Time>,

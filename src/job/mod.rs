@@ -112,6 +112,9 @@ pub struct Job {
     /// The attempt whose result this is; another one may have completed the job with it.
     #[serde(skip)]
     pub committed: Option<Epoch>,
+    /// Number of failures that were not counted, by the job's failure policy.
+    #[serde(skip)]
+    pub ignored: u32,
     /// The epoch at which the job was submitted or last retried by a user, in the webhooks about its failure.
     #[serde(skip)]
     pub life: Option<Epoch>,

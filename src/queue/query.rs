@@ -399,6 +399,7 @@ pub(super) fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueEr
         play_url: None,
         ready: Vec::new(),
         split: field("split").and_then(|epoch| epoch.parse().ok()).map(Epoch),
+        ignored: u32::try_from(number("ignored")).unwrap_or(u32::MAX),
         life: field("life").and_then(|epoch| epoch.parse().ok()).map(Epoch),
         committed: field("committed").and_then(|epoch| epoch.parse().ok()).map(Epoch),
     }))

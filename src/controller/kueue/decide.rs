@@ -78,6 +78,8 @@ pub(crate) enum Step {
     Nothing,
     /// Create it.
     Create,
+    /// Look for the one that somebody else created. It is not watched before it is the job's own.
+    Find,
     /// Make the one that somebody else created the job's own.
     Adopt,
     /// Move it to the queue that the job names now.
@@ -126,6 +128,9 @@ pub(crate) fn hold(view: &QueueView<'_>) -> Option<Hold> {
         }),
         Presence::Usable => {
             let hold = match view.workload {
+                None if view.is_prebuilt => Some(waits(format!(
+                    "the job waits for the Workload that its label prebuilt-workload-name names, in the queue {queue} of Kueue"
+                ))),
                 None => Some(waits(format!("the job waits for its Workload in the queue {queue} of Kueue"))),
                 Some(workload) => of_workload(view, queue, workload),
             };
@@ -150,9 +155,16 @@ fn of_workload(view: &QueueView<'_>, queue: &str, workload: &Workload) -> Option
         |reason: &'static str, message: String| Hold { reason, message, stops: true, is_stalled: false };
     let is_to_be_adopted = view.is_prebuilt && is_free(workload);
     if !is_of(workload, view.uid) && !is_to_be_adopted {
-        let message =
-            format!("the Workload {name} exists, but belongs to another object; delete it, or this job");
-        return Some(Hold { is_stalled: true, ..because(reason::WORKLOAD_NOT_OWNED, message) });
+        let Refusal { reason, message } = Refusal::not_owned(name);
+        return Some(Hold { is_stalled: true, ..because(reason, message) });
+    }
+    // One of this controller's own is made anew when the job is retried.
+    if view.is_prebuilt && !view.is_elsewhere && is(workload, FINISHED) {
+        let message = format!(
+            "the Workload {name}, which was made for the job, has ended, and is not made anew here; \
+             delete this TranscodeJob and create another"
+        );
+        return Some(Hold { is_stalled: true, ..because(reason::WORKLOAD_FINISHED, message) });
     }
     if let Some(evicted) = holds(conditions_of(workload), EVICTED) {
         let message = format!(
@@ -186,8 +198,11 @@ fn of_workload(view: &QueueView<'_>, queue: &str, workload: &Workload) -> Option
 pub(crate) fn step(view: &QueueView<'_>, job: &JobView) -> Step {
     let is_wanted = view.queue.is_some() && !view.suspend && job.ended.is_none();
     let Some(workload) = view.workload else {
-        let can_be_made = *view.presence == Presence::Usable && !view.is_prebuilt;
-        return if is_wanted && can_be_made { Step::Create } else { Step::Nothing };
+        return match is_wanted && *view.presence == Presence::Usable {
+            true if view.is_prebuilt => Step::Find,
+            true => Step::Create,
+            false => Step::Nothing,
+        };
     };
     if workload.meta().deletion_timestamp.is_some() {
         return Step::Nothing;

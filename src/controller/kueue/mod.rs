@@ -6,7 +6,8 @@
 //!
 //! `spec.suspend` is never written: it belongs to the users. A job runs if its user and its queue let it.
 //!
-//! Kueue is optional. It is looked for only when a TranscodeJob names a queue, and where it is missing, such jobs say so.
+//! Kueue is optional. It is looked for when a TranscodeJob names a queue, and where it is missing, such jobs say so. At the start
+//! the Workloads of jobs are looked for, too: one whose job has lost its label in the meantime has to go.
 
 mod decide;
 mod refusal;
@@ -23,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
@@ -180,6 +181,7 @@ impl Kueue {
     ) -> Result<(), kube::Error> {
         let done = match workload {
             None if step == Step::Create => self.create(job).await,
+            None if step == Step::Find => self.find_prebuilt(job).await,
             None => Ok(None),
             Some(workload) => self.change(job, workload, step, now).await.map(|()| None),
         };
@@ -207,7 +209,7 @@ impl Kueue {
             bounded(api.patch_status(&name, &params, &Patch::Merge(patch))).await.map(drop)
         };
         match step {
-            Step::Nothing | Step::Create => Ok(()),
+            Step::Nothing | Step::Create | Step::Find => Ok(()),
             Step::Adopt => {
                 log("adopted a Workload that was made for the job");
                 spec(workload::adoption(job, workload)).await
@@ -270,10 +272,22 @@ impl Kueue {
         }
     }
 
-    /// Watches the Workloads, from the time when a job names a queue until `stop`.
+    /// Makes the Workload that somebody made for the job the job's own. The watch shows it then, by the label that it gets.
+    async fn find_prebuilt(&self, job: &TranscodeJob) -> Result<Option<Refusal>, kube::Error> {
+        let ((namespace, _), name) = (name_of(job), workload_name(job));
+        let api: Api<Workload> = Api::namespaced_with(self.client.clone(), &namespace, &workloads());
+        let Some(found) = bounded(api.get_opt(&name)).await? else { return Ok(None) };
+        if !workload::is_free(&found) && !workload::is_of(&found, &job.uid().unwrap_or_default()) {
+            return Ok(Some(Refusal::not_owned(&name)));
+        }
+        self.change(job, &found, Step::Adopt, Millis(0)).await.map(|()| None)
+    }
+
+    /// Watches the Workloads until `stop`, from the time when a job names a queue, or has a Workload from before.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         tokio::select! {
             () = self.is_wanted.notified() => {}
+            () = self.until_one_is_found() => {}
             () = stop.cancelled() => return,
         }
         while !stop.is_cancelled() {
@@ -295,6 +309,22 @@ impl Kueue {
                 () = stop.cancelled() => return,
             }
         }
+    }
+
+    /// Waits until it is known that there is a Workload of a job; for ever if there is none, or they cannot be listed.
+    async fn until_one_is_found(&self) {
+        loop {
+            match bounded(self.watched.list_metadata(&one())).await {
+                Ok(list) if !list.items.is_empty() => return,
+                Ok(_) => break,
+                Err(kube::Error::Api(status)) if [403, 404].contains(&status.code) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "could not look for Workloads of Kueue; trying again");
+                    sleep(LOOK_AGAIN).await;
+                }
+            }
+        }
+        std::future::pending().await
     }
 
     /// Records what is known of Kueue, and has the jobs that name queues reconciled if it is new.
@@ -338,8 +368,7 @@ impl Kueue {
                 return None;
             }
         }
-        let first = kube::api::ListParams::default().labels(&workload::selector()).limit(1);
-        match bounded(self.watched.list_metadata(&first)).await {
+        match bounded(self.watched.list_metadata(&one())).await {
             Ok(_) => Some(Presence::Usable),
             Err(kube::Error::Api(status)) if status.code == 403 => missing(
                 reason::KUEUE_FORBIDDEN,
@@ -412,6 +441,11 @@ impl Kueue {
             self.wake((workload.namespace().unwrap_or_default(), job.to_owned()));
         }
     }
+}
+
+/// Selects one of the Workloads of TranscodeJobs.
+fn one() -> ListParams {
+    ListParams::default().labels(&workload::selector()).limit(1)
 }
 
 fn not_installed() -> String {

@@ -26,6 +26,17 @@ impl Refusal {
         }
     }
 
+    /// The Workload that the job names belongs to another object.
+    #[must_use]
+    pub(super) fn not_owned(workload: &str) -> Self {
+        Self {
+            reason: reason::WORKLOAD_NOT_OWNED,
+            message: format!(
+                "the Workload {workload} exists, but belongs to another object; delete it, or this job"
+            ),
+        }
+    }
+
     /// The refusal in an answer of the API server; `None` if the request may succeed when it is made again.
     #[must_use]
     pub(super) fn of(error: &kube::Error) -> Option<Self> {

@@ -234,7 +234,8 @@ fn workload_of_another_object_is_left_alone() {
 #[test]
 fn workload_that_multikueue_made_is_adopted_and_never_deleted() {
     let prebuilt = |workload| QueueView { is_prebuilt: true, ..view(workload) };
-    assert_eq!(step(&prebuilt(None), &waiting()), Step::Nothing);
+    assert_eq!(step(&prebuilt(None), &waiting()), Step::Find);
+    assert_eq!(step(&prebuilt(None), &ended(true)), Step::Nothing);
     let mut free = workload(UID, &["QuotaReserved", "Admitted"]);
     free.metadata.owner_references = None;
     assert_eq!(step(&prebuilt(Some(&free)), &waiting()), Step::Adopt);
@@ -244,6 +245,11 @@ fn workload_that_multikueue_made_is_adopted_and_never_deleted() {
     assert_eq!(hold(&prebuilt(Some(&adopted))), None);
     let suspended = QueueView { suspend: true, ..prebuilt(Some(&adopted)) };
     assert_eq!(step(&suspended, &waiting()), Step::Nothing);
+    // It was retried after its end, which nobody but the maker of the Workload can undo.
+    let finished = workload(UID, &["QuotaReserved", "Admitted", "Finished"]);
+    let Hold { reason, stops, is_stalled, .. } = hold(&prebuilt(Some(&finished))).unwrap();
+    assert_eq!((reason, stops, is_stalled), (reason::WORKLOAD_FINISHED, true, true));
+    assert_eq!(step(&prebuilt(Some(&finished)), &waiting()), Step::Nothing);
     let job = job("film", json!({"kueue.x-k8s.io/prebuilt-workload-name": "from-the-manager"}), json!({}));
     assert_eq!(workload_name(&job), "from-the-manager");
     let patch = adoption(&job, &free);

@@ -33,15 +33,15 @@ pub(crate) fn event_drafts(before: &TranscodeJobStatus, after: &TranscodeJobStat
         message: "the job may run again".to_owned(),
     });
     // The last attempt of a failed job has the Event of the job's end.
-    let attempt = |status: &TranscodeJobStatus| status.last_failure.as_ref().map(|failure| failure.attempt);
+    let seen = before.last_failure.as_ref().map_or((0, 0), numbers);
     let attempt_failed = after
         .last_failure
         .as_ref()
-        .filter(|failure| !failed && failure.attempt > 0 && attempt(before) != Some(failure.attempt))
+        .filter(|failure| !failed && numbers(failure) != (0, 0) && numbers(failure) != seen)
         .map(|failure| EventDraft {
             warning: true,
             reason: reason::ATTEMPT_FAILED.to_owned(),
-            message: attempt_failed(failure),
+            message: attempt_failed(failure, seen),
         });
     // A failed job is also Stalled for kstatus, but one Event is enough.
     let stalled = if failed { None } else { told(condition::STALLED, true) };
@@ -58,11 +58,25 @@ pub(crate) fn event_drafts(before: &TranscodeJobStatus, after: &TranscodeJobStat
     .collect()
 }
 
-fn attempt_failed(failure: &FailureStatus) -> String {
-    let FailureStatus { code, message, attempt, retry_time } = failure;
+/// How many attempts had failed, and how many failures were not counted. Together they tell one failure from the next: an
+/// attempt that is not counted gives its number back.
+fn numbers(failure: &FailureStatus) -> (i32, i32) {
+    (failure.attempt, failure.ignored.unwrap_or_default())
+}
+
+/// `seen` are the [`numbers`] of the failure before this one.
+fn attempt_failed(failure: &FailureStatus, seen: (i32, i32)) -> String {
+    let FailureStatus { code, message, attempt, retry_time, .. } = failure;
+    let (_, ignored) = numbers(failure);
+    let which = match (*attempt > seen.0, ignored > seen.1) {
+        (false, true) => "an attempt that is not counted".to_owned(),
+        // Both kinds of failures since the last status: which was the last is not known.
+        (true, true) => "an attempt".to_owned(),
+        (_, false) => format!("attempt {attempt}"),
+    };
     match retry_time {
-        Some(at) => format!("attempt {attempt} failed ({code}): {message}; the next is at {}", millis(at)),
-        None => format!("attempt {attempt} failed ({code}): {message}"),
+        Some(at) => format!("{which} failed ({code}): {message}; the next is at {}", millis(at)),
+        None => format!("{which} failed ({code}): {message}"),
     }
 }
 
@@ -110,6 +124,7 @@ mod tests {
                 code: "inputUnreachable".into(),
                 message: "films.example does not answer".into(),
                 attempt,
+                ignored: None,
                 retry_time: None,
             };
             TranscodeJobStatus { last_failure: Some(failure), ..status(said) }
@@ -124,5 +139,29 @@ mod tests {
         let last: Vec<String> =
             event_drafts(&after(2, &[]), &after(3, &failed)).into_iter().map(|event| event.reason).collect();
         assert_eq!(last, ["BackoffLimitExceeded"]);
+    }
+
+    #[test]
+    fn failures_that_are_not_counted_are_told_as_such() {
+        let after = |attempt: i32, ignored: i32| {
+            let failure = FailureStatus {
+                code: "inputUnreachable".into(),
+                message: "m".into(),
+                attempt,
+                ignored: (ignored > 0).then_some(ignored),
+                retry_time: None,
+            };
+            TranscodeJobStatus { last_failure: Some(failure), ..status(&[]) }
+        };
+        let told = |before: &TranscodeJobStatus, now: &TranscodeJobStatus| -> Vec<String> {
+            event_drafts(before, now).into_iter().map(|event| event.message).collect()
+        };
+        let uncounted = ["an attempt that is not counted failed (inputUnreachable): m"];
+        assert_eq!(told(&status(&[]), &after(0, 1)), uncounted);
+        assert_eq!(told(&after(0, 1), &after(0, 2)), uncounted);
+        assert_eq!(told(&after(1, 0), &after(1, 1)), uncounted);
+        assert_eq!(told(&after(1, 1), &after(2, 1)), ["attempt 2 failed (inputUnreachable): m"]);
+        assert_eq!(told(&after(1, 1), &after(1, 1)), Vec::<String>::new());
+        assert_eq!(told(&after(0, 1), &after(1, 2)), ["an attempt failed (inputUnreachable): m"]);
     }
 }

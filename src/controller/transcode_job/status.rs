@@ -279,8 +279,13 @@ fn said(
         }
         State::Queued => {
             let message = match (&job.error, job.timestamps.retry_at) {
-                (Some(error), Some(at)) if job.attempt == 0 => {
-                    format!("an attempt that is not counted failed: {error}; the next is at {at}")
+                // Which kind the last failure was is not known, only how many there were of each.
+                (Some(error), Some(at)) if job.ignored > 0 => {
+                    format!(
+                        "the last attempt failed: {error}; the next is at {at}; {} of {} attempts are counted, \
+                         and {} failure(s) are not",
+                        job.attempt, job.spec.max_attempts, job.ignored
+                    )
                 }
                 (Some(error), Some(at)) => {
                     format!(
@@ -387,6 +392,7 @@ fn last_failure(job: &Job) -> Option<FailureStatus> {
         code: failure.code.name().to_owned(),
         message: failure.message.chars().take(FAILURE_MESSAGE).collect(),
         attempt: i32::try_from(failed).unwrap_or(i32::MAX),
+        ignored: (job.ignored > 0).then(|| i32::try_from(job.ignored).unwrap_or(i32::MAX)),
         retry_time: retry.map(time),
     })
 }

@@ -563,6 +563,40 @@ fn a_used_up_quota_of_redis_is_a_condition_that_says_what_to_do_and_stays_as_it_
 }
 
 #[test]
+fn failure_that_is_not_counted_has_no_number_and_its_own_event() {
+    let mut case = Case::in_state(none(), State::Queued);
+    let fail = |case: &mut Case, attempt, ignored| {
+        let Look::Job(job) = &mut case.look else { panic!() };
+        (job.attempt, job.ignored, job.timestamps.retry_at) = (attempt, ignored, Some(NOW));
+        job.error = Some(Failure::new(FailureCode::InputUnreachable, "films.example does not answer"));
+        let status = case.status();
+        let events = event_drafts(&case.before, &status);
+        case.before = status.clone();
+        (status, events.into_iter().map(|event| event.message).collect::<Vec<_>>())
+    };
+    let said = |status: &TranscodeJobStatus| {
+        holds(&status.conditions, condition::RECONCILING).unwrap().message.clone()
+    };
+    let (first, events) = fail(&mut case, 1, 0);
+    assert!(said(&first).starts_with("attempt 1 of 3 failed: "), "{}", said(&first));
+    assert!(events.len() == 1 && events[0].starts_with("attempt 1 failed "), "{events:?}");
+    for ignored in [1, 2] {
+        let (status, events) = fail(&mut case, 1, ignored);
+        assert!(said(&status).contains("1 of 3 attempts are counted"), "{}", said(&status));
+        assert!(
+            events.len() == 1 && events[0].starts_with("an attempt that is not counted failed"),
+            "{events:?}"
+        );
+        let failure = status.last_failure.unwrap();
+        assert_eq!((failure.attempt, failure.ignored), (1, i32::try_from(ignored).ok()));
+    }
+    // The next attempt runs: nothing new has failed.
+    let Look::Job(job) = &mut case.look else { panic!() };
+    (job.status, job.attempt, job.timestamps.retry_at) = (State::Running, 2, None);
+    assert_eq!(event_drafts(&case.before, &case.status()), []);
+}
+
+#[test]
 fn queue_holds_a_job_back_as_its_user_does_and_a_missing_kueue_stops_none_that_was_started() {
     let hold = |stops| Hold {
         reason: reason::AWAITING_ADMISSION,

@@ -386,29 +386,34 @@ async fn job_of_another_controller_is_left_alone_and_multikueue_gets_its_workloa
     }
     assert!(queue.workloads.get_opt(&workload_name(&foreign)).await.unwrap().is_none());
     // As MultiKueue makes it in the cluster of the workers: the Workload first, which the job names.
-    let name = "from-the-manager";
-    let copy: DynamicObject = serde_json::from_value(json!({
-        "apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "Workload",
-        "metadata": {"name": name, "labels": {"app.kubernetes.io/managed-by": "tcoder-controller"}},
-        "spec": {"queueName": "films", "podSets": [
-            {"name": "main", "count": 1, "template": {"spec": {"containers": [{"name": "worker"}]}}},
-        ]},
-    }))
-    .unwrap();
-    queue.workloads.create(&PostParams::default(), &copy).await.unwrap();
-    let mut labels = in_queue();
-    labels["kueue.x-k8s.io/prebuilt-workload-name"] = json!(name);
-    let job = queue.make("worker-side", labels, json!({"input": {"key": "films/missing.mp4"}})).await;
-    let adopted = async {
-        loop {
-            let workload = queue.workloads.get(name).await.unwrap();
-            if workload.owner_references().iter().any(|owner| Some(&owner.uid) == job.uid().as_ref()) {
-                return;
+    // A user may make one, too, whose labels the controller does not know.
+    for (name, labels) in [
+        ("from-the-manager", json!({"app.kubernetes.io/managed-by": "tcoder-controller"})),
+        ("from-a-user", json!({})),
+    ] {
+        let copy: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "Workload",
+            "metadata": {"name": name, "labels": labels},
+            "spec": {"queueName": "films", "podSets": [
+                {"name": "main", "count": 1, "template": {"spec": {"containers": [{"name": "worker"}]}}},
+            ]},
+        }))
+        .unwrap();
+        queue.workloads.create(&PostParams::default(), &copy).await.unwrap();
+        let mut labels = in_queue();
+        labels["kueue.x-k8s.io/prebuilt-workload-name"] = json!(name);
+        let job = queue.make(name, labels, json!({"input": {"key": "films/missing.mp4"}})).await;
+        let adopted = async {
+            loop {
+                let workload = queue.workloads.get(name).await.unwrap();
+                if workload.owner_references().iter().any(|owner| Some(&owner.uid) == job.uid().as_ref()) {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, adopted).await.expect("the Workload is not adopted");
+        };
+        tokio::time::timeout(PATIENCE, adopted).await.expect("the Workload is not adopted");
+    }
     // The field cannot be changed.
     let change = Patch::Merge(json!({"spec": {"managedBy": "tcoder.dev/controller"}}));
     let refused = site.jobs().patch("foreign", &PatchParams::default(), &change).await;
@@ -443,8 +448,11 @@ async fn job_that_names_a_queue_says_that_there_is_no_kueue_until_it_is_installe
 
     let crds: Api<CustomResourceDefinition> = Api::all(site.client.clone());
     crds.delete("workloads.kueue.x-k8s.io", &DeleteParams::default()).await.unwrap();
-    let (_, reason, _) = site.condition("late", "Stalled").await;
-    assert_eq!(reason, "KueueNotInstalled");
+    // A definition that is being deleted refuses new objects, which the status says for a moment.
+    site.until("late", "without Kueue", |job| {
+        condition(job, "Stalled").is_some_and(|(reason, _)| reason == "KueueNotInstalled")
+    })
+    .await;
     let log = controller.stop().await;
     // A watch of what does not exist is not tried again and again.
     assert!(log.matches("the watch of Workloads broke").count() < 3, "{log}");
@@ -479,4 +487,14 @@ async fn controller_without_the_roles_for_kueue_says_which_to_apply() {
     let (held, reason, message) = site.condition("urgent", "Stalled").await;
     assert_eq!((reason.as_str(), &status(&held)["phase"]), ("KueueForbidden", &json!("Suspended")));
     assert!(message.contains("workloadpriorityclasses"), "{message}");
+
+    // No job names a queue any more when the controller comes again, but one of them has a Workload.
+    site.jobs().delete("urgent", &DeleteParams::default()).await.unwrap();
+    site.gone("urgent").await;
+    controller.stop().await;
+    let unlabel = Patch::Merge(json!({"metadata": {"labels": {"kueue.x-k8s.io/queue-name": null}}}));
+    site.jobs().patch("film", &PatchParams::default(), &unlabel).await.unwrap();
+    let controller = Controller::start(site.system, &account, &["--namespace", &site.namespace], &env);
+    controller.ready().await;
+    queue.until(&film, "gone", |workload| workload.is_none()).await;
 }
