@@ -38,6 +38,7 @@ pub struct FleetAnswer {
 
 impl FleetAnswer {
     /// The statuses of all fleets.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn fleets(&self) -> impl Iterator<Item = &FleetStatus> {
         self.fleet.iter().chain(&self.others)
     }
