@@ -117,7 +117,7 @@ proptest! {
         for op in ops {
             let mut call = redis::cmd("EVAL");
             call.arg(SCRIPT).arg(1).arg(format!("{}jobs", config.prefix));
-            call.arg(&config.prefix).arg(interval).arg(age);
+            call.arg(&config.prefix).arg("").arg(interval).arg(age);
             match &op {
                 Op::Slot { class, budget } => call.arg("slot").arg(*class).arg(*budget),
                 Op::Penalty { asked, jitter } => {
