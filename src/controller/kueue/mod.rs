@@ -6,8 +6,7 @@
 //!
 //! `spec.suspend` is never written: it belongs to the users. A job runs if its user and its queue let it.
 //!
-//! Kueue is optional. It is looked for when a TranscodeJob names a queue, and where it is missing, such jobs say so. At the start
-//! the Workloads of jobs are looked for, too: one whose job has lost its label in the meantime has to go.
+//! Kueue is optional. It is looked for only when a TranscodeJob names a queue, and where it is missing, such jobs say so.
 
 mod decide;
 mod refusal;
@@ -24,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
@@ -283,11 +282,10 @@ impl Kueue {
         self.change(job, &found, Step::Adopt, Millis(0)).await.map(|()| None)
     }
 
-    /// Watches the Workloads until `stop`, from the time when a job names a queue, or has a Workload from before.
+    /// Watches the Workloads, from the time when a job names a queue until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         tokio::select! {
             () = self.is_wanted.notified() => {}
-            () = self.until_one_is_found() => {}
             () = stop.cancelled() => return,
         }
         while !stop.is_cancelled() {
@@ -309,22 +307,6 @@ impl Kueue {
                 () = stop.cancelled() => return,
             }
         }
-    }
-
-    /// Waits until it is known that there is a Workload of a job; for ever if there is none, or they cannot be listed.
-    async fn until_one_is_found(&self) {
-        loop {
-            match bounded(self.watched.list_metadata(&one())).await {
-                Ok(list) if !list.items.is_empty() => return,
-                Ok(_) => break,
-                Err(kube::Error::Api(status)) if [403, 404].contains(&status.code) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "could not look for Workloads of Kueue; trying again");
-                    sleep(LOOK_AGAIN).await;
-                }
-            }
-        }
-        std::future::pending().await
     }
 
     /// Records what is known of Kueue, and has the jobs that name queues reconciled if it is new.
@@ -368,7 +350,8 @@ impl Kueue {
                 return None;
             }
         }
-        match bounded(self.watched.list_metadata(&one())).await {
+        let first = kube::api::ListParams::default().labels(&workload::selector()).limit(1);
+        match bounded(self.watched.list_metadata(&first)).await {
             Ok(_) => Some(Presence::Usable),
             Err(kube::Error::Api(status)) if status.code == 403 => missing(
                 reason::KUEUE_FORBIDDEN,
@@ -441,11 +424,6 @@ impl Kueue {
             self.wake((workload.namespace().unwrap_or_default(), job.to_owned()));
         }
     }
-}
-
-/// Selects one of the Workloads of TranscodeJobs.
-fn one() -> ListParams {
-    ListParams::default().labels(&workload::selector()).limit(1)
 }
 
 fn not_installed() -> String {

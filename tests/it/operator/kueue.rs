@@ -487,14 +487,4 @@ async fn controller_without_the_roles_for_kueue_says_which_to_apply() {
     let (held, reason, message) = site.condition("urgent", "Stalled").await;
     assert_eq!((reason.as_str(), &status(&held)["phase"]), ("KueueForbidden", &json!("Suspended")));
     assert!(message.contains("workloadpriorityclasses"), "{message}");
-
-    // No job names a queue any more when the controller comes again, but one of them has a Workload.
-    site.jobs().delete("urgent", &DeleteParams::default()).await.unwrap();
-    site.gone("urgent").await;
-    controller.stop().await;
-    let unlabel = Patch::Merge(json!({"metadata": {"labels": {"kueue.x-k8s.io/queue-name": null}}}));
-    site.jobs().patch("film", &PatchParams::default(), &unlabel).await.unwrap();
-    let controller = Controller::start(site.system, &account, &["--namespace", &site.namespace], &env);
-    controller.ready().await;
-    queue.until(&film, "gone", |workload| workload.is_none()).await;
 }
