@@ -139,7 +139,7 @@ pub(super) enum RedisWait {
     /// While Redis says that it is not ready, as it does while it loads its data. Somebody who starts the process learns
     /// at once that there is no Redis.
     NotReady,
-    /// Also while it does not answer, for a process that whoever started it would only start again.
+    /// Also while it does not answer, for a process that its supervisor would only restart.
     Away,
 }
 

@@ -74,8 +74,7 @@ fn name(fleet: &FleetStatus) -> String {
 
 /// The title of a fleet, if there are several.
 pub(crate) fn title(answer: &FleetAnswer, fleet: &FleetStatus) -> Option<String> {
-    let name =
-        fleet.pool.as_ref().map_or_else(|| format!("app {}", fleet.app), |pool| format!("WorkerPool {pool}"));
+    let name = name(fleet);
     let space = if answer.fleet.as_ref() == Some(fleet) { "" } else { "\n" };
     (!answer.others.is_empty()).then(|| format!("{space}{name}"))
 }

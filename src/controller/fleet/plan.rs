@@ -87,7 +87,9 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
         limits::launchable(&units, alone.desired, policy, memory, now),
     );
     let mine = share(waiting, &capacity, &queue.others);
-    let Demand { desired, launches } = desired::demand(&units, mine, policy, too_large);
+    let wanted_alone = alone.desired.machines;
+    let Demand { desired, launches } =
+        if mine == waiting { alone } else { desired::demand(&units, mine, policy, too_large) };
     let mut draft = Planner {
         policy,
         memory,
@@ -95,7 +97,7 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
         queue,
         units: &units,
         desired,
-        wanted_alone: alone.desired.machines,
+        wanted_alone,
         launches: &launches,
         now,
         conditions: Vec::new(),

@@ -2,7 +2,7 @@
 //!
 //! Whichever worker is idle claims the next job, whatever its fleet. What is divided is therefore only what each fleet
 //! makes machines for: first the machines that exist count, those of each fleet, and then each fleet makes as many as it
-//! can, one after the other in their order. What nobody can take is the first fleet's, which tries on.
+//! can, one after the other in their order. What nobody can take is the share of the first fleet that makes machines at all.
 
 use super::capacity::{FleetCapacity, OtherFleets};
 use super::classify::{MachineRole, MachineView};

@@ -56,7 +56,7 @@ pub(crate) struct WorkloadSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct WorkloadStatus {
-    /// All conditions: whoever writes one has to write all of them.
+    /// All conditions, because a merge patch replaces the whole list.
     pub conditions: Vec<Condition>,
     /// Seconds for which it was admitted before.
     pub accumulated_past_execution_time_seconds: Option<i64>,
