@@ -291,7 +291,7 @@ impl Up {
         };
         vec![
             ("API", self.api().to_owned()),
-            ("storage", format!("{} (S3; everybody who can reach it can read outputs)", self.api())),
+            ("storage", format!("{} (S3; whoever can reach this address can read outputs)", self.api())),
             ("queue", redis),
             ("workers", workers),
             ("data", self.data.path().display().to_string()),

@@ -6,7 +6,8 @@
 //!
 //! `spec.suspend` is never written: it belongs to the users. A job runs if its user and its queue let it.
 //!
-//! Kueue is optional. It is looked for only when a TranscodeJob names a queue, and where it is missing, such jobs say so.
+//! Kueue is optional. Where it can be used, its Workloads are watched from the start, since a job may have lost its label while
+//! no controller ran, and its Workload has to go. Where it cannot, nothing is said until a TranscodeJob names a queue.
 
 mod decide;
 mod refusal;
@@ -282,10 +283,11 @@ impl Kueue {
         self.change(job, &found, Step::Adopt, Millis(0)).await.map(|()| None)
     }
 
-    /// Watches the Workloads, from the time when a job names a queue until `stop`.
+    /// Watches the Workloads until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         tokio::select! {
             () = self.is_wanted.notified() => {}
+            () = self.until_usable_at_the_start() => {}
             () = stop.cancelled() => return,
         }
         while !stop.is_cancelled() {
@@ -305,6 +307,17 @@ impl Kueue {
             tokio::select! {
                 () = sleep(LOOK_AGAIN) => {}
                 () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Waits until it is known that Kueue can be used; for ever if it cannot.
+    async fn until_usable_at_the_start(&self) {
+        loop {
+            match self.find().await {
+                Some(Presence::Usable) => return,
+                Some(_) => std::future::pending().await,
+                None => sleep(LOOK_AGAIN).await,
             }
         }
     }
@@ -344,6 +357,13 @@ impl Kueue {
             Ok(_) => return missing(reason::KUEUE_NOT_INSTALLED, not_installed()),
             Err(kube::Error::Api(status)) if status.code == 404 => {
                 return missing(reason::KUEUE_NOT_INSTALLED, not_installed());
+            }
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                return missing(
+                    reason::KUEUE_FORBIDDEN,
+                    "the controller may not ask which APIs there are; bind the ClusterRole system:discovery to its account"
+                        .to_owned(),
+                );
             }
             Err(error) => {
                 tracing::warn!(%error, "could not look for Kueue; trying again");

@@ -271,9 +271,11 @@ impl<'a> Attempt<'a> {
         match self.until_answered("completion", call).await {
             Some(CompleteOutcome::Done | CompleteOutcome::Already) => {
                 let t = &result.timings;
+                let rounded = |value: f64| (value * 1000.0).round() / 1000.0;
                 tracing::info!(
-                    job = %id, %epoch, outputs = result.outputs.len(), speed = result.speed,
-                    download = t.download_seconds, transcode = t.transcode_seconds, upload = t.upload_seconds,
+                    job = %id, %epoch, outputs = result.outputs.len(), speed = rounded(result.speed),
+                    download = rounded(t.download_seconds), transcode = rounded(t.transcode_seconds),
+                    upload = rounded(t.upload_seconds),
                     "job completed"
                 );
                 AttemptOutcome::Completed

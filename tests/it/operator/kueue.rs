@@ -40,7 +40,9 @@ async fn define_kueue(cluster: &Cluster) {
         let path = folder.join(file);
         cluster.kubectl_ok(&["apply", "--server-side", "-f", path.to_str().unwrap()]).await;
     }
-    cluster.kubectl_ok(&["wait", "--for=condition=Established", "crd/workloads.kueue.x-k8s.io"]).await;
+    for crd in ["workloads.kueue.x-k8s.io", "workloadpriorityclasses.kueue.x-k8s.io"] {
+        cluster.established(crd).await;
+    }
 }
 
 /// A namespace of a cluster that has Kueue's definitions, with a controller for it.
@@ -487,4 +489,14 @@ async fn controller_without_the_roles_for_kueue_says_which_to_apply() {
     let (held, reason, message) = site.condition("urgent", "Stalled").await;
     assert_eq!((reason.as_str(), &status(&held)["phase"]), ("KueueForbidden", &json!("Suspended")));
     assert!(message.contains("workloadpriorityclasses"), "{message}");
+
+    // When the controller comes again, no job names a queue any more, but one of them has a Workload.
+    site.jobs().delete("urgent", &DeleteParams::default()).await.unwrap();
+    site.gone("urgent").await;
+    controller.stop().await;
+    let unlabel = Patch::Merge(json!({"metadata": {"labels": {"kueue.x-k8s.io/queue-name": null}}}));
+    site.jobs().patch("film", &PatchParams::default(), &unlabel).await.unwrap();
+    let controller = Controller::start(site.system, &account, &["--namespace", &site.namespace], &env);
+    controller.ready().await;
+    queue.until(&film, "gone", |workload| workload.is_none()).await;
 }

@@ -151,6 +151,8 @@ async fn pods_of_a_pool(site: &Site) {
     let (name, first) = tokio::time::timeout(PATIENCE, other_than(None)).await.expect("no pod is made");
     write_status(&pods, &name, json!({"phase": "Succeeded"})).await;
     tokio::time::timeout(PATIENCE, other_than(first)).await.expect("the pod that ended is not replaced");
+    // A controller of the whole cluster would see it as well, and may not use pods of this namespace.
+    site.kubectl_ok(&["delete", "workerpool", "pods"]).await;
 }
 
 #[tokio::test]

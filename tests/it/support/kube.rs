@@ -233,10 +233,15 @@ impl Cluster {
         let crds: Api<CustomResourceDefinition> = Api::all(self.client().await);
         for crd in tcoder::crd::all() {
             crds.create(&PostParams::default(), &crd).await.unwrap();
-            let name = crd.metadata.name.unwrap();
-            let established = await_condition(crds.clone(), &name, is_crd_established());
-            tokio::time::timeout(PATIENCE, established).await.expect("the CRD is not taken").unwrap();
+            self.established(&crd.metadata.name.unwrap()).await;
         }
+    }
+
+    /// Waits until the API server serves a CRD. `kubectl wait` fails where it has no conditions yet.
+    pub async fn established(&self, crd: &str) {
+        let crds: Api<CustomResourceDefinition> = Api::all(self.client().await);
+        let established = await_condition(crds, crd, is_crd_established());
+        tokio::time::timeout(PATIENCE, established).await.expect("the CRD is not taken").unwrap();
     }
 
     /// Runs kubectl as the administrator.
