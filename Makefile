@@ -60,7 +60,7 @@ test-oldest-kubernetes: ## The tests of the operator, the manifests and the char
 	@hack/setup.sh test
 	@hack/helm.sh >/dev/null
 	@hack/kueue.sh >/dev/null
-	@assets=$$(KUBERNETES=oldest hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" \
+	@assets=$$(KUBERNETES=oldest hack/envtest.sh) && KUBERNETES=oldest KUBEBUILDER_ASSETS="$$assets" \
 	  $(CARGO) test --locked --test it -- operator:: manifests:: helm:: prometheus::
 
 test-node: ## tcoder on a real node: containerd, kubelet, scheduler, pods (root; hack/test-node.sh)

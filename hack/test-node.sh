@@ -7,7 +7,8 @@
 #   test-node.sh --check   says in one line why this machine cannot run it, and fails, or succeeds
 #   test-node.sh --shell   starts the node and a shell with kubectl, without the checks
 #
-# It builds tcoder, unless TCODER names the program. NODE_KEEP_LOGS names a folder for the logs of the node.
+# It builds tcoder, unless TCODER names the program. NODE_KEEP_LOGS names a folder, which must not exist yet, for the logs of the
+# node.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +19,13 @@ cannot() {
 [ "$(uname -s)" = Linux ] || cannot "they need Linux"
 [ "$(id -u)" = 0 ] || cannot "they need root"
 grep -qw memory /proc/cgroups || cannot "the kernel has no memory cgroup"
-if [ ! -e /sys/fs/cgroup/cgroup.controllers ] && [ ! -w /sys/fs/cgroup/memory ]; then
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+  # In most containers it cannot: there the root has processes, and the kernel refuses.
+  grep -qw memory /sys/fs/cgroup/cgroup.subtree_control || {
+    { echo +memory >/sys/fs/cgroup/cgroup.subtree_control && echo -memory >/sys/fs/cgroup/cgroup.subtree_control; } 2>/dev/null ||
+      cannot "the root of the cgroups cannot give its children the memory controller"
+  }
+elif [ ! -w /sys/fs/cgroup/memory ]; then
   cannot "no cgroup hierarchy is writable"
 fi
 unshare --net --mount --pid --fork --mount-proc true 2>/dev/null || cannot "no namespaces can be made"
@@ -27,6 +34,7 @@ grep -qw overlay /proc/filesystems || cannot "the kernel has no overlayfs"
   cannot "the kernel does not filter what pods on a bridge send each other (br_netfilter)"
 # shellcheck source=hack/download.sh
 . hack/download.sh
+[ -z "${NODE_KEEP_LOGS:-}" ] || [ ! -e "$NODE_KEEP_LOGS" ] || cannot "$NODE_KEEP_LOGS exists; NODE_KEEP_LOGS names a new folder"
 go_can_build || cannot "there is no Go 1.21 or later, which builds Kubernetes"
 [ "${1:-}" != --check ] || exit 0
 
@@ -61,6 +69,8 @@ module_added=
 if [ ! -e /proc/sys/net/bridge ]; then
   modprobe br_netfilter
   module_added=br_netfilter
+  # Bridges that the machine has already go on as before; hack/node/start.sh turns it on for those of the node.
+  for table in iptables ip6tables arptables; do echo 0 >/proc/sys/net/bridge/bridge-nf-call-$table; done
 fi
 # Controllers of cgroups (version 2) which the root does not have for its children.
 controllers_added=
@@ -78,7 +88,6 @@ clean_up() {
   # All processes of the namespaces end with the first one.
   if [ -n "$node" ]; then kill -KILL "$node" 2>/dev/null || true; fi
   if [ -n "${NODE_KEEP_LOGS:-}" ] && [ -e "$NODE_WORK/log" ]; then
-    rm -rf "$NODE_KEEP_LOGS"
     cp -r "$NODE_WORK/log" "$NODE_KEEP_LOGS"
   fi
   # Mounts are gone with the namespaces; cgroups and files are not.

@@ -34,6 +34,11 @@ freeze() {
   encodes "$1"
   pkill -STOP -x ffmpeg
 }
+# The commands of the block that follows this line of docs/kubernetes.md.
+documented() {
+  awk -v line="$1" '$0 == line { found = 1 } inside && /^```$/ { exit } inside { print } found && /^```sh$/ { inside = 1 }' \
+    docs/kubernetes.md
+}
 workers() { kubectl -n $space get pods -l $worker -o name; }
 worker_is_ready() { kubectl -n $space rollout status deployment/tcoder-worker --timeout=180s >/dev/null || fail "no worker"; }
 # A job of the longer film: `submit NAME BACKOFF-LIMIT`.
@@ -84,6 +89,24 @@ curl -fsS --connect-to s3:8333:localhost:8333 -T "$films/holiday.mov" "$(of holi
 complete_once holiday
 codecs=$(ffprobe -v error -show_entries stream=codec_name -of csv=p=0 "$(of holiday '.status.outputs[0].url')")
 [[ $codecs == *h264*aac* ]] || fail "the output cannot be read: $codecs"
+
+step "the first job, by the commands of docs/kubernetes.md"
+curl -fsS -T "$films/holiday.mov" $s3/input/films/sintel.mov
+commands=$(documented "The first job, in any namespace:")
+[[ $commands == *"kubectl get tj -w"* ]] || fail "docs/kubernetes.md has no such commands: $commands"
+# Nothing here reaches the web, from which the sample has its video.
+sed 's,^    url: .*,    key: films/sintel.mov,' manifests/samples/hls.yaml >"$films/hls.yaml"
+commands=${commands/manifests\/samples\/hls.yaml/$films\/hls.yaml}
+commands=${commands/timeout=1h/timeout=5m}
+# The watch does not end by itself.
+kubectl get tj -w >"$films/watched" &
+watch=$!
+said=$(eval "${commands/kubectl get tj -w/}") || fail "the commands do not work: $said"
+until_true "the watch shows the end of the job" grep -qE '^sintel .* Complete' "$films/watched"
+kill $watch
+complete_once sintel
+for key in $(tail -n 1 <<<"$said"); do curl -fsS --output /dev/null "$s3/output/$key"; done
+kubectl describe tj sintel | grep -qE 'Normal +Completed' || fail "describe does not show the Event of the end"
 
 step "kill the worker with SIGKILL during an encode: the job ends once"
 curl -fsS -T "$films/long.mp4" $s3/input/films/long.mp4

@@ -86,7 +86,7 @@ freeze pool-starved
 starved=$(pgrep -f '^/usr/local/bin/tcoder worker$')
 path=$(awk -F: '$2 == "memory" || $2 == "" { print $3; exit }' "/proc/$starved/cgroup")
 for root in /sys/fs/cgroup/memory /sys/fs/cgroup; do [ ! -d "$root$path" ] || break; done
-bash -c "echo \$\$ >$root$path/cgroup.procs; head -c 4G /dev/zero | tail -c 4G" >/dev/null 2>&1 || true
+bash -c "echo \$\$ >$root$path/cgroup.procs && head -c 4G /dev/zero | tail -c 4G" >/dev/null 2>&1 || true
 complete_once pool-starved
 ended OOMKilled
 pool_is_ready
@@ -102,12 +102,22 @@ complete_once pool-evicted
 pool_is_ready
 until_true "there is no pod without work" no_machine
 
-step "from no pod to ten"
+step "delete the pool during an encode: none of its pods is left, and the job waits for another worker"
+submit pool-deleted 2
+freeze pool-deleted
+kubectl -n $space delete wp pods >/dev/null
+until_true "no pod of the pool is left" no_machine
+phase_is pool-deleted Queued
 pool 10 4Gi
+complete_once pool-deleted
+first_attempt pool-deleted
+until_true "there is no pod without work" no_machine
+
+step "from no pod to ten"
 began=$(date +%s%3N)
 for n in $(seq 12); do submit "ten-$n" 2; done
 ten_run() { [ "$(machines --field-selector=status.phase=Running | wc -l)" -ge 10 ]; }
 until_true "ten pods run" ten_run
-echo "          pods_0_to_10_s $(($(date +%s%3N) - began)) ms"
+awk -v ms=$(($(date +%s%3N) - began)) 'BEGIN { printf "          pods_0_to_10_s %.1f s\n", ms / 1000 }'
 kubectl delete tj --all --timeout=120s >/dev/null || fail "the jobs are not deleted"
 until_true "there is no pod without work" no_machine

@@ -34,6 +34,54 @@ pub(crate) const DOMAIN_PATH: &str =
 /// A quantity, by the pattern of Kubernetes' own schemas, but not negative.
 const QUANTITY: &str = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
 
+/// A name of an object of most kinds: <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/>.
+const OBJECT_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+/// A rule that a text matches a pattern. Unlike the `pattern` of a schema, its message says what is wanted.
+fn matches(pattern: &str, message: &'static str) -> Rule {
+    Rule::new(format!("self.matches(r'{pattern}')")).message(message)
+}
+
+/// A rule that an address can be fetched.
+pub(crate) fn plain_url() -> Rule {
+    matches(
+        PLAIN_URL,
+        "url must be an http or https address such as https://example.com/film.mov, without user name and password, and with a \
+         port of at most 65535 if it has one",
+    )
+}
+
+/// A rule that a key names an object in the bucket.
+pub(crate) fn object_key() -> Rule {
+    matches(
+        OBJECT_KEY,
+        "key must be a path in the input bucket such as films/holiday.mov, without empty parts, `.`, `..` and control characters",
+    )
+}
+
+/// A rule about the length of a key, which S3 limits in bytes and a schema in characters.
+pub(crate) fn key_bytes() -> Rule {
+    Rule::new("size(bytes(self)) <= 1024").message("key must not be longer than 1024 bytes")
+}
+
+/// A rule that a name can be that of a Secret.
+pub(crate) fn secret_name() -> Rule {
+    matches(OBJECT_NAME, "name must be that of a Secret: small letters, digits, hyphens and dots")
+}
+
+/// A rule that a Secret can have this key.
+pub(crate) fn secret_key() -> Rule {
+    matches(
+        "^[-._a-zA-Z0-9]+$",
+        "key must be one of a Secret: letters, digits, hyphens, underscores and dots",
+    )
+}
+
+/// A rule that an image has no spaces; the registry knows the rest.
+pub(crate) fn image() -> Rule {
+    matches(r"^\S+$", "image must be a reference such as ghcr.io/tcoder/tcoder-worker:0.1.0, without spaces")
+}
+
 /// A rule that makes a required field immutable.
 pub(crate) fn unchanged(field: &str) -> Rule {
     Rule::new(format!("self.{field} == oldSelf.{field}")).message(&*fixed(field))
@@ -124,7 +172,7 @@ pub(crate) fn tolerations(_: &mut SchemaGenerator) -> Schema {
             "type": "object",
             "properties": {
                 "key": {"type": "string", "maxLength": 316},
-                "operator": {"type": "string", "maxLength": 16},
+                "operator": {"type": "string", "enum": ["Exists", "Equal", "Lt", "Gt"]},
                 "value": {"type": "string", "maxLength": 63},
                 "effect": {"type": "string", "enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
                 "tolerationSeconds": {"type": "integer", "format": "int64"},

@@ -210,11 +210,32 @@ fn every_string_and_list_of_a_spec_has_a_limit() {
 }
 
 #[test]
-fn addresses_with_credentials_do_not_fit_the_pattern() {
-    let [jobs, _] = all();
-    let properties = schema(&jobs)["properties"]["spec"]["properties"].clone();
-    assert_eq!(properties["input"]["properties"]["url"]["pattern"], rules::PLAIN_URL);
-    assert_eq!(properties["webhook"]["properties"]["url"]["pattern"], rules::PLAIN_URL);
+fn texts_that_cannot_be_used_are_rejected_with_what_is_wanted() {
+    let with = |input: Value, url: &str, secret: &str, key: &str| {
+        let webhook = json!({"url": url, "secretRef": {"name": secret, "key": key}});
+        job(json!({"input": input, "webhook": webhook})).validate_cel()
+    };
+    let (video, url) = (json!({"key": "films/a.mp4"}), "https://example.com/");
+    with(video.clone(), url, "hook.films", "a_b.c-D").unwrap();
+    with(json!({"url": "HTTPS://[::1]:8443/a"}), url, "hook", "secret").unwrap();
+    with(json!({"key": "é".repeat(512)}), url, "hook", "secret").unwrap();
+    for (told, rejected) in [
+        (
+            "an http or https address",
+            with(json!({"url": "https://user:hush@example.com/"}), url, "hook", "secret"),
+        ),
+        ("an http or https address", with(video.clone(), "https://example.com:99999/", "hook", "secret")),
+        ("a path in the input bucket", with(json!({"key": "../secrets"}), url, "hook", "secret")),
+        ("longer than 1024 bytes", with(json!({"key": "é".repeat(513)}), url, "hook", "secret")),
+        ("name must be that of a Secret", with(video.clone(), url, "../hook", "secret")),
+        ("key must be one of a Secret", with(video, url, "hook", "a/b")),
+    ] {
+        let error = rejected.unwrap_err().to_string();
+        assert!(error.contains(told) && !error.contains("hush"), "{told}: {error}");
+    }
+    pool(json!({"image": "registry.example/worker:1"})).validate_cel().unwrap();
+    let error = pool(json!({"image": "worker 1"})).validate_cel().unwrap_err().to_string();
+    assert!(error.contains("without spaces"), "{error}");
 }
 
 #[test]

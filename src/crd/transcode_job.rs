@@ -176,11 +176,13 @@ const fn default_ttl() -> i64 {
 pub struct InputSpec {
     /// An object in the input bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), regex(pattern = rules::OBJECT_KEY))]
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = rules::object_key(), validation = rules::key_bytes())]
     pub key: Option<String>,
     /// A public http(s) URL without user name and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 2048), regex(pattern = rules::PLAIN_URL))]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = rules::plain_url())]
     pub url: Option<String>,
     /// The video will be uploaded with a PUT request to `status.uploadUrl`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -238,11 +240,12 @@ pub struct FailureRuleSpec {
 }
 
 /// The receiver of a notification when the job ends.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WebhookSpec {
     /// A public http(s) URL without user name and password.
-    #[schemars(length(max = 2048), regex(pattern = rules::PLAIN_URL))]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = rules::plain_url())]
     pub url: String,
     /// The Secret in the job's namespace whose key signs the message (Standard Webhooks: `whsec_` and 24 to
     /// 64 bytes in base64).
@@ -250,15 +253,17 @@ pub struct WebhookSpec {
 }
 
 /// A key of a Secret in the same namespace.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// The name of the Secret.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::secret_name())]
     pub name: String,
     /// The key in the Secret.
     #[serde(default = "default_secret_key")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::secret_key())]
     pub key: String,
 }
 

@@ -79,6 +79,7 @@ pub struct WorkerPoolSpec {
     /// The worker image, such as registry.fly.io/app:tag. Pods need it here or in their template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = rules::image())]
     pub image: Option<String>,
     /// The provider of the machines, with its own settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -200,7 +200,7 @@ fn installs_have_nothing_in_common() {
 }
 
 /// The minor version of Kubernetes that hack/envtest.sh builds from this go.mod, such as 1.37.
-fn minor_version(go_mod: &str) -> String {
+pub fn minor_version(go_mod: &str) -> String {
     let text = std::fs::read_to_string(manifests().parent().unwrap().join(go_mod)).unwrap();
     let version = text.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v")).unwrap();
     version.split('.').take(2).collect::<Vec<_>>().join(".")

@@ -8,10 +8,12 @@ mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use tokio::time::timeout;
 
 use super::CliError;
 use super::args::EncodeArgs;
@@ -19,6 +21,9 @@ use crate::crd::TranscodeJob;
 
 /// The name under which kubectl finds the plugin `tcoder`.
 pub(super) const PROGRAM: &str = "kubectl-tcoder";
+
+/// Time limit of a request to the API server.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -115,9 +120,32 @@ pub(super) async fn run() -> ExitCode {
     super::exit_code(PROGRAM, done.await)
 }
 
+/// The TranscodeJobs of a namespace.
+struct Jobs {
+    api: Api<TranscodeJob>,
+    /// The options with which kubectl finds them, too.
+    options: String,
+}
+
+impl Jobs {
+    /// A request with a time limit.
+    async fn bounded<T>(
+        call: Call,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, CliError> {
+        let seconds = ANSWERS_WITHIN.as_secs();
+        match timeout(ANSWERS_WITHIN, request).await {
+            Ok(answer) => answer.map_err(|error| refused(&error, call)),
+            Err(_) => Err(CliError::Unreachable(format!(
+                "the cluster did not answer within {seconds} s; check the kubeconfig"
+            ))),
+        }
+    }
+}
+
 impl ClusterArgs {
     /// The TranscodeJobs of the namespace.
-    async fn jobs(&self) -> Result<Api<TranscodeJob>, CliError> {
+    async fn jobs(&self) -> Result<Jobs, CliError> {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let config = match &self.kubeconfig {
             Some(file) => {
@@ -135,7 +163,20 @@ impl ClusterArgs {
         };
         let config = config.map_err(CliError::local)?;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        Ok(Api::namespaced(Client::try_from(config).map_err(CliError::local)?, &namespace))
+        let api = Api::namespaced(Client::try_from(config).map_err(CliError::local)?, &namespace);
+        Ok(Jobs { api, options: self.options(&namespace) })
+    }
+
+    /// The options to write behind a command about an object of this namespace.
+    fn options(&self, namespace: &str) -> String {
+        let mut options = format!(" -n {namespace}");
+        if let Some(context) = &self.context {
+            options.push_str(&format!(" --context {context}"));
+        }
+        if let Some(file) = &self.kubeconfig {
+            options.push_str(&format!(" --kubeconfig {}", file.display()));
+        }
+        options
     }
 }
 

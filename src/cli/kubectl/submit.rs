@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
+use kube::ResourceExt as _;
 use kube::api::{DeleteParams, PostParams, Preconditions};
-use kube::{Api, ResourceExt as _};
 use tokio::fs::File;
 use tokio::time::timeout;
 use url::Url;
 
-use super::{Call, SubmitArgs, refused, watch};
+use super::{Call, Jobs, SubmitArgs, watch};
 use crate::cli::upload::{self, FileToPut, UploadTimeouts};
 use crate::cli::{CliError, output};
 use crate::crd::{InputSpec, TranscodeJob, TranscodeJobSpec, UploadSpec};
@@ -20,7 +20,7 @@ const NAME: usize = 50;
 /// Time limit for deleting a TranscodeJob whose video was not uploaded.
 const DELETE_WITHIN: Duration = Duration::from_secs(10);
 
-pub(super) async fn run(jobs: &Api<TranscodeJob>, args: SubmitArgs) -> Result<(), CliError> {
+pub(super) async fn run(jobs: &Jobs, args: SubmitArgs) -> Result<(), CliError> {
     let video = Video::find(&args).await?;
     let mut spec = TranscodeJobSpec::new(video.input());
     spec.preset = args.encode.preset;
@@ -30,8 +30,7 @@ pub(super) async fn run(jobs: &Api<TranscodeJob>, args: SubmitArgs) -> Result<()
     let mut job = TranscodeJob::new("", spec);
     job.metadata.name = args.name;
     job.metadata.generate_name = Some(format!("{}-", object_name(video.name())));
-    let made = jobs.create(&PostParams::default(), &job).await;
-    let made = made.map_err(|error| refused(&error, Call::Create))?;
+    let made = Jobs::bounded(Call::Create, jobs.api.create(&PostParams::default(), &job)).await?;
     let name = made.name_any();
     if let Video::File(file) = video {
         file.upload(jobs, &made).await?;
@@ -40,11 +39,11 @@ pub(super) async fn run(jobs: &Api<TranscodeJob>, args: SubmitArgs) -> Result<()
         return watch::to_the_end(jobs, &name, args.json).await;
     }
     if args.json {
-        let job = jobs.get(&name).await.map_err(|error| refused(&error, Call::Get))?;
+        let job = Jobs::bounded(Call::Get, jobs.api.get(&name)).await?;
         return output::json(&job.status.unwrap_or_default());
     }
     output::outln!("transcodejob.tcoder.dev/{name} created");
-    eprintln!("follow it with `kubectl tcoder watch {name}`");
+    eprintln!("follow it with `kubectl tcoder watch {name}{}`", jobs.options);
     Ok(())
 }
 
@@ -117,7 +116,7 @@ impl VideoFile {
 
     /// Uploads the file to the address in the status. If that fails, the TranscodeJob is deleted, because it would
     /// otherwise wait for its video.
-    async fn upload(self, jobs: &Api<TranscodeJob>, job: &TranscodeJob) -> Result<(), CliError> {
+    async fn upload(self, jobs: &Jobs, job: &TranscodeJob) -> Result<(), CliError> {
         let name = job.name_any();
         let sent = tokio::select! {
             sent = self.put(jobs, &name) => sent,
@@ -128,18 +127,18 @@ impl VideoFile {
         let this = Preconditions { uid: job.uid(), ..Preconditions::default() };
         let delete = DeleteParams::default().preconditions(this);
         let deleted = tokio::select! {
-            deleted = timeout(DELETE_WITHIN, jobs.delete(&name, &delete)) => matches!(deleted, Ok(Ok(_))),
+            deleted = timeout(DELETE_WITHIN, jobs.api.delete(&name, &delete)) => matches!(deleted, Ok(Ok(_))),
             _ = tokio::signal::ctrl_c() => false,
         };
         if deleted {
             eprintln!("deleted the TranscodeJob {name}, whose video was not uploaded");
         } else {
-            eprintln!("delete the TranscodeJob with `kubectl delete tj {name}`");
+            eprintln!("delete the TranscodeJob with `kubectl delete tj {name}{}`", jobs.options);
         }
         Err(error)
     }
 
-    async fn put(self, jobs: &Api<TranscodeJob>, name: &str) -> Result<(), CliError> {
+    async fn put(self, jobs: &Jobs, name: &str) -> Result<(), CliError> {
         let url = watch::upload_url(jobs, name).await?;
         let http = upload::client().map_err(CliError::local)?;
         let bar = output::bytes_bar("upload", self.size);

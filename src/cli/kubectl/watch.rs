@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use indicatif::ProgressBar;
+use kube::ResourceExt as _;
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, ResourceExt as _};
 use tokio::time::timeout;
 use url::Url;
 
-use super::{Call, refused};
+use super::{Call, Jobs, refused};
 use crate::cli::{CliError, output};
-use crate::crd::{JobPhase, TranscodeJob, TranscodeJobStatus, condition, reason};
+use crate::crd::{JobPhase, TranscodeJobStatus, condition, reason};
 
 /// How long an operator that runs may need for the address of an upload.
 const URL_WITHIN: Duration = Duration::from_secs(60);
@@ -20,20 +20,28 @@ const URL_WITHIN: Duration = Duration::from_secs(60);
 const FAILURES: u32 = 10;
 
 /// Shows the progress until the job has ended, then its outputs. A failed job is an error.
-pub(super) async fn to_the_end(jobs: &Api<TranscodeJob>, name: &str, json: bool) -> Result<(), CliError> {
+pub(super) async fn to_the_end(jobs: &Jobs, name: &str, json: bool) -> Result<(), CliError> {
     let bar = output::percent_bar();
+    let mut told = None;
     let ended = tokio::select! {
         ended = until(jobs, name, |status| {
             show(&bar, name, status);
-            is_over(status).then(|| status.clone())
+            let is_over = is_over(status);
+            let hindrance = hindrance(status).filter(|_| !is_over);
+            if let Some((reason, message)) = hindrance && told.as_deref() != Some(message) {
+                bar.suspend(|| eprintln!("{name}: {message} ({reason})"));
+            }
+            told = hindrance.map(|(_, message)| message.to_owned());
+            is_over.then(|| status.clone())
         }) => ended,
         _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
     };
     bar.finish_and_clear();
     if let Err(CliError::Interrupted) = ended {
+        let options = &jobs.options;
         eprintln!(
-            "\nthe job continues; follow it with `kubectl tcoder watch {name}`, \
-                   or cancel it with `kubectl delete tj {name}`"
+            "\nthe job continues; follow it with `kubectl tcoder watch {name}{options}`, \
+                   or cancel it with `kubectl delete tj {name}{options}`"
         );
     }
     let status = ended?;
@@ -50,15 +58,15 @@ pub(super) async fn to_the_end(jobs: &Api<TranscodeJob>, name: &str, json: bool)
 }
 
 /// Waits for the address of the upload.
-pub(super) async fn upload_url(jobs: &Api<TranscodeJob>, name: &str) -> Result<Url, CliError> {
+pub(super) async fn upload_url(jobs: &Jobs, name: &str) -> Result<Url, CliError> {
     let found = until(jobs, name, |status| {
         let url = status.upload_url.as_deref().and_then(|url| url.parse::<Url>().ok());
         url.map(Ok).or_else(|| is_over(status).then(|| Err(CliError::Failed(failure(status)))))
     });
     timeout(URL_WITHIN, found).await.unwrap_or_else(|_| {
-        let seconds = URL_WITHIN.as_secs();
+        let (seconds, options) = (URL_WITHIN.as_secs(), &jobs.options);
         Err(CliError::Local(format!(
-            "the TranscodeJob {name} got no address for its upload within {seconds} s; see `kubectl describe tj {name}`, and \
+            "the TranscodeJob {name} got no address for its upload within {seconds} s; see `kubectl describe tj {name}{options}`, and \
              whether the controller of tcoder runs"
         )))
     })?
@@ -77,6 +85,11 @@ fn held<'a>(status: &'a TranscodeJobStatus, type_: &str) -> Option<(&'a str, &'a
     Some((&held.reason, &held.message))
 }
 
+/// Why a job that has not ended cannot go on, or is held back.
+fn hindrance(status: &TranscodeJobStatus) -> Option<(&str, &str)> {
+    held(status, condition::STALLED).or_else(|| held(status, condition::SUSPENDED))
+}
+
 fn failure(status: &TranscodeJobStatus) -> String {
     let held = held(status, condition::FAILED).or_else(|| held(status, condition::STALLED));
     held.map_or_else(|| "the job failed".to_owned(), |(reason, message)| format!("{message} ({reason})"))
@@ -84,11 +97,11 @@ fn failure(status: &TranscodeJobStatus) -> String {
 
 /// Follows an object until `pick` finds what it looks for in its status.
 async fn until<T>(
-    jobs: &Api<TranscodeJob>,
+    jobs: &Jobs,
     name: &str,
     mut pick: impl FnMut(&TranscodeJobStatus) -> Option<T>,
 ) -> Result<T, CliError> {
-    let mut changes = pin!(watcher::watch_object(jobs.clone(), name).default_backoff());
+    let mut changes = pin!(watcher::watch_object(jobs.api.clone(), name).default_backoff());
     let (mut failures, mut followed) = (0, None);
     loop {
         match changes.next().await {

@@ -6,6 +6,7 @@ use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
 use super::{Site, site};
+use crate::manifests::minor_version;
 use crate::support::clips::clip;
 use crate::support::{kube as cluster, system};
 
@@ -19,6 +20,22 @@ async fn shown(site: &Site, kind: &str, name: &str, version: &str) -> Value {
     assert_eq!(object["apiVersion"], format!("tcoder.dev/{version}"));
     let uid = object["metadata"]["uid"].take();
     json!({"uid": uid, "spec": object["spec"].take(), "status": object["status"].take()})
+}
+
+/// Otherwise all these tests would say nothing about the versions that the documents name.
+#[tokio::test]
+async fn api_server_is_of_a_supported_version() {
+    let info = cluster::bare().await.client().await.apiserver_version().await.unwrap();
+    let minor = |version: &str| version.split('.').next_back().unwrap().parse::<u32>().unwrap();
+    let (oldest, newest) =
+        (minor(&minor_version("hack/envtest/oldest/go.mod")), minor(&minor_version("hack/envtest/go.mod")));
+    let supported = if std::env::var("KUBERNETES").is_ok_and(|which| which == "oldest") {
+        oldest..=oldest
+    } else {
+        oldest..=newest
+    };
+    let served = minor(&info.minor);
+    assert!(info.major == "1" && supported.contains(&served), "{info:?} is not in {supported:?}");
 }
 
 #[tokio::test]

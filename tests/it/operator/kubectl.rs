@@ -2,14 +2,15 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::{Site, condition, site};
 use crate::support::clips::clip;
-use crate::support::process::{err, out};
-use crate::support::system::folder;
+use crate::support::process::{err, out, spawn};
+use crate::support::system::{PATIENCE, WEBHOOK_SECRET, folder};
 
 /// Runs `kubectl tcoder`.
 async fn plugin(site: &Site, args: &[&str]) -> Output {
@@ -86,8 +87,47 @@ async fn plugin_follows_a_job_whose_submission_did_not_wait() {
     let key = site.input(clip()).await;
     let submitted = submit(&site, &["--key", &key, "--name", "film"]).await;
     assert_eq!(out(&submitted), "transcodejob.tcoder.dev/film created\n", "{}", err(&submitted));
+    let follow = format!("`kubectl tcoder watch film -n {}`", site.namespace);
+    assert!(err(&submitted).contains(&follow), "{}", err(&submitted));
     let watched = plugin(&site, &["watch", "film", "-n", &site.namespace]).await;
     assert!(watched.status.success() && out(&watched).contains("144p"), "{}", err(&watched));
+}
+
+#[tokio::test]
+async fn plugin_says_what_a_job_waits_for() {
+    let site = site("plugin-stalled").await;
+    let key = site.input(clip()).await;
+    let webhook = json!({"url": "https://example.com/", "secretRef": {"name": "hook"}});
+    site.make("film", json!({"input": {"key": key}, "qualities": ["144p"], "webhook": webhook})).await;
+    let (_, reason, message) = site.condition("film", "Stalled").await;
+    let programs = folder("kubectl-plugin");
+    symlink(env!("CARGO_BIN_EXE_tcoder"), programs.join("kubectl-tcoder")).unwrap();
+    let mut command = tokio::process::Command::new(programs.join("kubectl-tcoder"));
+    command.args(["watch", "film", "-n", &site.namespace]).env("KUBECONFIG", site.cluster.kubeconfig());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut watch = spawn(command);
+    let mut lines = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let said = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line == format!("film: {message} ({reason})") {
+                return;
+            }
+        }
+        panic!("the command ends without saying so");
+    };
+    tokio::time::timeout(PATIENCE, said).await.expect("it does not say what the job waits for");
+    // The Secret is all that is missing.
+    site.kubectl_ok(&[
+        "create",
+        "secret",
+        "generic",
+        "hook",
+        &format!("--from-literal=secret={WEBHOOK_SECRET}"),
+    ])
+    .await;
+    let ended =
+        tokio::time::timeout(PATIENCE, watch.wait()).await.expect("the command does not end").unwrap();
+    assert!(ended.success(), "{ended}");
 }
 
 /// Somebody who may list TranscodeJobs and not watch them gets an answer instead of a command that never ends.

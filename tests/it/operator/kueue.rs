@@ -300,7 +300,9 @@ async fn evicted_job_stops_gives_its_quota_back_and_starts_over() {
     })
     .await;
     // Without the label it needs no admission.
-    let unlabel = Patch::Merge(json!({"metadata": {"labels": {"kueue.x-k8s.io/queue-name": null}}}));
+    let unlabel = Patch::Merge(json!({
+        "metadata": {"labels": {"kueue.x-k8s.io/queue-name": null}}, "spec": {"suspend": true},
+    }));
     site.jobs().patch("film", &PatchParams::default(), &unlabel).await.unwrap();
     queue.until(&job, "gone", |workload| workload.is_none()).await;
     site.phase("film", "Running").await;
@@ -490,11 +492,14 @@ async fn controller_without_the_roles_for_kueue_says_which_to_apply() {
     assert_eq!((reason.as_str(), &status(&held)["phase"]), ("KueueForbidden", &json!("Suspended")));
     assert!(message.contains("workloadpriorityclasses"), "{message}");
 
-    // When the controller comes again, no job names a queue any more, but one of them has a Workload.
+    // When the controller comes again, no job names a queue any more, but one of them has a Workload. It is suspended, since a
+    // Workload of a job that has ended is kept.
     site.jobs().delete("urgent", &DeleteParams::default()).await.unwrap();
     site.gone("urgent").await;
     controller.stop().await;
-    let unlabel = Patch::Merge(json!({"metadata": {"labels": {"kueue.x-k8s.io/queue-name": null}}}));
+    let unlabel = Patch::Merge(json!({
+        "metadata": {"labels": {"kueue.x-k8s.io/queue-name": null}}, "spec": {"suspend": true},
+    }));
     site.jobs().patch("film", &PatchParams::default(), &unlabel).await.unwrap();
     let controller = Controller::start(site.system, &account, &["--namespace", &site.namespace], &env);
     controller.ready().await;

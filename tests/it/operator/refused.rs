@@ -16,7 +16,13 @@ use crate::support::system::{self, Setup};
 #[tokio::test]
 async fn schema_rejects_invalid_transcode_jobs() {
     let site = site("admission").await;
+    const URL: &str = "url must be an http or https address";
+    const KEY: &str = "key must be a path in the input bucket";
     let key = json!({"key": "a.mp4"});
+    let hook = |name: &str, key: &str| {
+        let secret = json!({"name": name, "key": key});
+        json!({"input": {"key": "a.mp4"}, "webhook": {"url": "https://example.com/", "secretRef": secret}})
+    };
     let cases = [
         ("preset", json!({"input": key, "preset": "best"})),
         ("qualities", json!({"input": key, "qualities": []})),
@@ -25,20 +31,25 @@ async fn schema_rejects_invalid_transcode_jobs() {
         ("priority", json!({"input": key, "priority": 101})),
         ("backoffLimit", json!({"input": key, "backoffLimit": 20})),
         ("activeDeadlineSeconds", json!({"input": key, "activeDeadlineSeconds": 0})),
-        ("url", json!({"input": {"url": "https://user:hush@example.com/a.mp4"}})),
-        ("url", json!({"input": {"url": "ftp://example.com/a.mp4"}})),
-        ("url", json!({"input": {"url": "https://example.com:99999/a.mp4"}})),
-        ("url", json!({"input": {"url": "https://example.com:65536"}})),
-        ("key", json!({"input": {"key": "../secrets"}})),
-        ("key", json!({"input": {"key": "films/../secrets"}})),
-        ("key", json!({"input": {"key": "/films/a.mp4"}})),
-        ("key", json!({"input": {"key": "films//a.mp4"}})),
-        ("key", json!({"input": {"key": "films/"}})),
-        ("key", json!({"input": {"key": "films/a\n.mp4"}})),
         ("input", json!({})),
         ("secretRef", json!({"input": key, "webhook": {"url": "https://example.com/"}})),
     ];
     let by_rules = [
+        (URL, json!({"input": {"url": "https://user:hush@example.com/a.mp4"}})),
+        (URL, json!({"input": {"url": "ftp://example.com/a.mp4"}})),
+        (URL, json!({"input": {"url": "https://example.com:99999/a.mp4"}})),
+        (URL, json!({"input": {"url": "https://example.com:65536"}})),
+        (URL, json!({"input": key, "webhook": {"url": "example.com", "secretRef": {"name": "hook"}}})),
+        (KEY, json!({"input": {"key": "../secrets"}})),
+        (KEY, json!({"input": {"key": "films/../secrets"}})),
+        (KEY, json!({"input": {"key": "/films/a.mp4"}})),
+        (KEY, json!({"input": {"key": "films//a.mp4"}})),
+        (KEY, json!({"input": {"key": "films/"}})),
+        (KEY, json!({"input": {"key": "films/a\n.mp4"}})),
+        ("key must not be longer than 1024 bytes", json!({"input": {"key": "é".repeat(513)}})),
+        ("name must be that of a Secret", hook("../hook", "secret")),
+        ("name must be that of a Secret", hook("My Hook", "secret")),
+        ("key must be one of a Secret", hook("hook", "a/b")),
         ("exactly one of", json!({"input": {}})),
         ("exactly one of", json!({"input": {"key": "a.mp4", "url": "https://a.example"}})),
         ("exactly one of", json!({"input": {"key": "a.mp4", "upload": {}}})),
@@ -61,6 +72,7 @@ async fn schema_rejects_invalid_transcode_jobs() {
         ("scheme", json!({"url": "HTTPS://example.com:65535/A.mp4?a=b"})),
         ("address", json!({"url": "https://[2606:4700::1111]:8443/a.mp4"})),
         ("key", json!({"key": "...films/.a/b..c/Äh 1.mp4"})),
+        ("long", json!({"key": "é".repeat(512)})),
     ] {
         site.make(name, json!({"input": input, "suspend": true})).await;
     }
