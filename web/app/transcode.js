@@ -12,7 +12,7 @@ const radios = () =>
   h("fieldset", {}, h("legend", {}, "Output format"), presets.map(({ value, name, text }, n) =>
     h("label", { class: "choice" },
       h("input", { type: "radio", name: "preset", value, checked: n === 0 }),
-      h("span", {}, h("strong", {}, name), h("br"), h("span", { class: "quiet small" }, text)))));
+      h("span", {}, h("strong", {}, name), " ", h("code", { class: "quiet small" }, value), h("br"), h("span", { class: "quiet small" }, text)))));
 
 const boxes = () =>
   h("fieldset", {}, h("legend", {}, "Qualities"),
