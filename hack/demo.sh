@@ -28,12 +28,16 @@ trap finish EXIT INT TERM
 
 say() { printf '\n== %s\n' "$1"; }
 
+# A clip of an earlier demo may be the FILE of this one.
+mkdir -p "$out"
+rm -rf "$out/web-optimized" "$out/hls-adaptive"
+
 if [ -n "${FILE:-}" ]; then
   video=$FILE
   [ -f "$video" ] || { echo "FILE=$video is not a file." >&2; exit 1; }
 else
-  say "Making a clip: 12 s of 1080p with sound"
-  video=$work/clip.mp4
+  say "Making a clip, demo-output/clip.mp4: 12 s of 1080p with sound"
+  video=$out/clip.mp4
   ffmpeg -nostdin -loglevel error -y \
     -f lavfi -i "testsrc2=size=1920x1080:rate=25:duration=12" \
     -f lavfi -i "sine=frequency=330:beep_factor=4:duration=12" \
@@ -52,8 +56,6 @@ sed -n 's/^  \([A-Za-z]\)/  \1/p' "$work/out" | grep -E '^  (API|storage|queue|w
 TCODER_URL=$(sed -n 's/^  API *//p' "$work/out")
 export TCODER_URL
 
-rm -rf "$out"
-mkdir -p "$out"
 say "web-optimized, 720p 360p 144p: upload, encode, download"
 "$tcoder" submit "$video" --preset web-optimized --quality 720p,360p,144p --wait --output "$out/web-optimized"
 say "hls-adaptive: upload, encode, download"
