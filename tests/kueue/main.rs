@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use support::clips::{clip, long_clip};
+use support::clips::{self, clip};
 use support::kube::{Cluster, free_port};
 use support::objects::put_input;
 use support::process::{all_gone, bare, out, spawn};
@@ -48,7 +48,12 @@ async fn script(args: &[&str]) -> PathBuf {
 }
 
 /// Repeats a look until it finds something.
-async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    found(look).await.unwrap_or_else(|| panic!("{what}"))
+}
+
+/// Repeats a look until it finds something, at most for [`PATIENCE`].
+async fn found<T>(mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let found = async {
         loop {
             if let Some(found) = look().await {
@@ -57,7 +62,7 @@ async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> 
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{what}"))
+    tokio::time::timeout(PATIENCE, found).await.ok()
 }
 
 /// Kueue's own manifests, without those that need a node, with the address of its webhooks.
@@ -207,10 +212,14 @@ impl Site {
 
     /// Waits until the job is as wanted.
     async fn until(&self, name: &str, what: &str, so: impl Fn(&TranscodeJob) -> bool) -> TranscodeJob {
-        eventually(&format!("{name} is not {what}"), async || {
-            Some(self.jobs.get(name).await.unwrap()).filter(|job| so(job))
+        let mut last = None;
+        let found = found(async || {
+            let job = self.jobs.get(name).await.unwrap();
+            last = job.status.clone();
+            Some(job).filter(|job| so(job))
         })
-        .await
+        .await;
+        found.unwrap_or_else(|| panic!("{name} is not {what}: {last:#?}"))
     }
 
     async fn phase(&self, name: &str, phase: &str) -> TranscodeJob {
@@ -274,7 +283,7 @@ fn workload_name(job: &TranscodeJob) -> String {
 async fn real_kueue_admits_evicts_and_preempts_transcode_jobs() {
     let site = Site::start().await;
     make_queue(&site.cluster, "films", 1).await;
-    let (short, long) = (site.input(clip()).await, site.input(long_clip()).await);
+    let (short, long) = (site.input(clip()).await, site.input(&clips::long()).await);
     let long = json!({"input": {"key": long}, "preset": "hls", "qualities": ["720p"]});
     let short = json!({"input": {"key": short}, "qualities": ["144p"]});
 
