@@ -232,7 +232,9 @@ impl FleetState {
         machines.iter().filter(|machine| {
             let seen = self.machines.get(&machine.id);
             let is_new = seen.is_some_and(|seen| {
-                let is_own = seen.sent.is_some_and(|sent| sent.verb == OperationKind::Destroy);
+                // A list may show the effect of an own request only after it is no longer awaited.
+                let is_own =
+                    seen.repairs > 0 || seen.sent.is_some_and(|sent| sent.verb == OperationKind::Destroy);
                 seen.phase != Phase::Destroying && !is_own
             });
             machine.phase == Phase::Destroying && is_ours(policy, machine) && is_new

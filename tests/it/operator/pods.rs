@@ -136,7 +136,8 @@ async fn worker_pool_of_pods_runs_jobs_and_scales_to_zero() {
     let pod = pod_until(&site, "of the new image", |pod| image(pod) == "worker:2").await;
     assert_eq!(pod.name_any(), "base-worker-01");
     site.phase("next", "Complete").await;
-    controller.stop().await;
+    let log = controller.stop().await;
+    assert!(!log.contains("somebody else removes a machine"), "{log}");
 }
 
 fn image(pod: &Pod) -> &str {

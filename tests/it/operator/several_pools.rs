@@ -140,6 +140,8 @@ async fn pool_with_the_highest_priority_makes_the_machine_unless_it_is_paused() 
     };
     eventually("the other pool has planned", || published()["desired"]["max"] == 7).await;
     assert_eq!(published()["desired"]["waiting"], 0);
+    // Inputs that do not fit into its 5Gi with their outputs are refused before they are uploaded.
+    assert_eq!(published()["maxInputBytes"], tcoder::job::space::largest_input(5 << 30));
     let listed = pods(&site).list(&ListParams::default()).await.unwrap().items;
     assert_eq!(listed.len(), 1, "{listed:#?}");
     controller.stop().await;
