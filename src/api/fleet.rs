@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::extract::{Body, Fields};
 use super::{AppState, Problem};
 use crate::job::Millis;
-use crate::queue::{FleetStatus, Paused, QueueError};
+use crate::queue::{FleetStatus, Fleets, Paused, QueueError};
 
 /// The response to `GET /api/fleet`, and to the requests that pause and resume the fleet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -107,7 +107,7 @@ impl AppState {
     async fn fleet(&self) -> Result<Json<FleetAnswer>, Problem> {
         let queue = &self.queue;
         let told = async {
-            let fleets = queue.fleets().await.map_err(unreadable)?;
+            let fleets = queue.fleets().await.and_then(Fleets::or_unreadable).map_err(unreadable)?;
             Ok((queue.fleet_locks_expiry(fleets.statuses.keys()).await?, fleets))
         };
         let rest = async { futures::try_join!(queue.stats(), queue.clock()).map_err(Problem::from) };

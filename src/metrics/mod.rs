@@ -124,11 +124,12 @@ async fn refresh(metrics: &Metrics, queue: &Queue) {
         Some((Ok(stats), fleet)) => {
             // If the status cannot be parsed, for example because a newer version wrote it, only the fleet is
             // missing.
+            let fleet = fleet.and_then(Fleets::or_unreadable);
             if let Err(error) = &fleet {
                 tracing::debug!(%error, "could not read the fleet's metrics");
             }
             metrics.queue(&stats);
-            let status = fleet.ok().and_then(|Fleets { statuses, paused }| {
+            let status = fleet.ok().and_then(|Fleets { statuses, paused, .. }| {
                 // The reconcilers publish the pause as well, but may not have done so yet.
                 let total = FleetStatus::total(statuses.into_values());
                 total.map(|all| FleetStatus { paused: all.paused || paused.is_some(), ..all })

@@ -8,7 +8,7 @@ use kube::Resource as _;
 use serde::{Deserialize, Serialize};
 
 use super::pool::PodPool;
-use super::template::{PodTemplate, SCRATCH_VOLUME};
+use super::template::{DISK_BYTES, PodTemplate};
 use super::{LAUNCH_ANNOTATION, POOL_LABEL, POOL_UID_LABEL};
 use crate::controller::fleet::{Launch, MachineId, MachineOrder, MachineSize};
 use crate::crd::WorkerPool;
@@ -17,8 +17,6 @@ use crate::crd::WorkerPool;
 const MAX_LABEL: usize = 63;
 /// The worker's setting for the number of chunks that it encodes at once.
 const CHUNKS: &str = "WORKER_CHUNKS";
-/// The worker's setting for the space on its disk.
-const DISK_BYTES: &str = "WORKER_DISK_BYTES";
 
 /// How a pod was made, as its annotation has it. Admission may change everything else, such as the image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,12 +135,7 @@ fn environment(template_env: Vec<EnvVar>, template: &PodTemplate, order: &Machin
         // A container without a limit on its CPUs sees all of its node's.
         env.push(value(CHUNKS, &order.size.cpus.to_string()));
     }
-    let limits = template.worker.resources.as_ref().and_then(|resources| resources.limits.as_ref());
-    // A volume of the template's own does not count for the limit.
-    let has_own_scratch =
-        !template.worker.volume_mounts.iter().flatten().any(|mount| mount.name == SCRATCH_VOLUME);
-    let has_limit = limits.is_some_and(|limits| limits.contains_key("ephemeral-storage"));
-    if !has(&env, DISK_BYTES) && has_limit && !has_own_scratch {
+    if !has(&env, DISK_BYTES) && template.storage_limit().is_some() {
         // A worker that wrote more would be evicted.
         let source = EnvVarSource {
             resource_field_ref: Some(ResourceFieldSelector {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -17,6 +17,7 @@ use crate::controller::fleet::{
     Capabilities, Machine, MachineId, MachineOrder, MachineProvider, MachineSize, MicroDollars,
     ProviderError, ProviderFailure, ProviderWords,
 };
+use crate::crd::WorkerPool;
 
 /// Time limit of a request to the API server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -61,13 +62,26 @@ impl Pods {
     /// Whether the pod of this name is none of the pool, and stays.
     async fn belongs_to_others(&self, name: &str) -> Result<bool, ProviderError> {
         let named = ListParams::default().fields(&format!("metadata.name={name}"));
-        let uid = self.pool.borrow().uid.clone();
         let found = call(Kind::Read, self.api.list(&named)).await?;
+        let pool = self.pool.borrow();
         let is_foreign = |pod: &Pod| {
-            pod.metadata.deletion_timestamp.is_none() && pod.labels().get(POOL_UID_LABEL) != Some(&uid)
+            pod.metadata.deletion_timestamp.is_none()
+                && pod.labels().get(POOL_UID_LABEL) != Some(&pool.uid)
+                && !is_left_over(pod, &pool)
         };
         Ok(found.items.iter().any(is_foreign))
     }
+}
+
+/// Whether the pod belongs to a pool that had the name of this one before. It is removed by the garbage collector.
+fn is_left_over(pod: &Pod, pool: &PodPool) -> bool {
+    let (kind, version) = (WorkerPool::kind(&()), WorkerPool::api_version(&()));
+    pod.owner_references().iter().any(|owner| {
+        owner.controller == Some(true)
+            && (owner.kind.as_str(), owner.api_version.as_str()) == (&*kind, &*version)
+            && owner.name == pool.name
+            && owner.uid != pool.uid
+    })
 }
 
 async fn call<T>(
@@ -172,6 +186,8 @@ mod tests {
             (Condition::NoCapacity { said: said.clone() }, "spec.provider.pods.resources.requests"),
             (Condition::NoCapacity { said }, "(0/3 nodes are available)"),
             (Condition::Quota { said: None }, "spec.max"),
+            (Condition::Paused { has_pool: true }, "spec.paused"),
+            (Condition::Budget { affordable: 2, has_pool: true }, "spec.budgetUsdPerHour"),
         ] {
             let message = condition.message(Pods::words());
             assert!(message.contains(words), "{message}");

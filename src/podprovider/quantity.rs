@@ -38,6 +38,16 @@ pub(super) fn whole(number: f64) -> u32 {
     number.ceil().clamp(1.0, f64::from(u32::MAX)) as u32
 }
 
+/// A number of bytes without its fraction.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it is not negative, and `as` saturates"
+)]
+pub(super) fn bytes(number: f64) -> u64 {
+    number as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,9 @@
 //! `pkg/kubelet/images/types.go`, `pkg/kubelet/kuberuntime/kuberuntime_container.go` and
 //! `pkg/controller/util/node/controller_utils.go`.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodCondition, PodStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::WORKER_CONTAINER;
@@ -162,7 +164,25 @@ fn end_message(status: &PodStatus, worker: Option<&ContainerState>) -> Option<St
     if let Some(disruption) = disruption(status) {
         return Some(reason_of(disruption));
     }
-    let ended = worker.and_then(|state| state.terminated.as_ref()).filter(|ended| ended.exit_code != 0)?;
+    match worker.and_then(|state| state.terminated.as_ref()) {
+        Some(ended) => failure_message(ended),
+        // The worker did not run, because another container failed.
+        None => {
+            let others = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+            let failed = |other: &ContainerStatus| {
+                let failure = failure_message(other.state.as_ref()?.terminated.as_ref()?)?;
+                Some(format!("container {}: {failure}", other.name))
+            };
+            others.into_iter().find_map(failed)
+        }
+    }
+}
+
+/// How a container ended, if it failed.
+fn failure_message(ended: &ContainerStateTerminated) -> Option<String> {
+    if ended.exit_code == 0 {
+        return None;
+    }
     let code = format!("exit code {}", ended.exit_code);
     let reason = ended.reason.as_deref().filter(|reason| !reason.is_empty());
     let reason = reason.map_or(code.clone(), |reason| format!("{reason} ({code})"));

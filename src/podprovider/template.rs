@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EmptyDirVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec,
+    Capabilities, Container, EmptyDirVolumeSource, EnvVar, PodSecurityContext, PodSpec, PodTemplateSpec,
     ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -13,17 +13,20 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::WORKER_CONTAINER;
-use super::quantity::{number, whole};
-use crate::controller::fleet::MachineSize;
+use super::quantity::{bytes, number, whole};
+use crate::controller::fleet::{MAX_INPUT_BYTES, MachineSize};
 use crate::crd::PodsSpec;
 use crate::hex::hex;
+use crate::job::space;
 
 /// Time between SIGTERM and SIGKILL, seconds. A worker gives back its job within 10 s.
 const TERMINATION_GRACE_SECONDS: i64 = 30;
 /// The folder with the files of a job, which must be writable.
 const SCRATCH: &str = "/tmp";
 /// The name of the volume that is made for that folder.
-pub(super) const SCRATCH_VOLUME: &str = "tcoder-scratch";
+const SCRATCH_VOLUME: &str = "tcoder-scratch";
+/// The worker's setting for the space on its disk.
+pub(super) const DISK_BYTES: &str = "WORKER_DISK_BYTES";
 /// Annotations that keep cluster autoscalers from removing a node while a worker runs there. A worker without a job exits
 /// by itself.
 const AUTOSCALER_ANNOTATIONS: [(&str, &str); 2] =
@@ -121,6 +124,35 @@ impl PodTemplate {
     #[must_use]
     pub const fn size(&self) -> MachineSize {
         self.size
+    }
+
+    /// The largest input in bytes that its worker accepts by its own settings, if they say so.
+    pub(super) fn max_input(&self) -> Option<u64> {
+        let said = self.variable(MAX_INPUT_BYTES)?;
+        said.value.as_ref()?.trim().parse().ok()
+    }
+
+    /// The largest input in bytes that fits into the space of a worker, if that is limited.
+    pub(super) fn fits(&self) -> Option<u64> {
+        let disk = match self.variable(DISK_BYTES) {
+            Some(said) => said.value.as_ref()?.trim().parse().ok()?,
+            None => self.storage_limit().and_then(number).map(bytes)?,
+        };
+        // A worker for which no input fits does not start.
+        Some(space::largest_input(disk)).filter(|most| *most > 0)
+    }
+
+    /// The limit of the space for the files of a job, if there is one and it is for the folder with these. The worker is
+    /// told it.
+    pub(super) fn storage_limit(&self) -> Option<&Quantity> {
+        // A volume of the template's own does not count for the limit.
+        let is_own = self.worker.volume_mounts.iter().flatten().any(|mount| mount.name == SCRATCH_VOLUME);
+        let limits = self.worker.resources.as_ref()?.limits.as_ref()?;
+        limits.get("ephemeral-storage").filter(|_| is_own)
+    }
+
+    fn variable(&self, name: &str) -> Option<&EnvVar> {
+        self.worker.env.iter().flatten().find(|variable| variable.name == name)
     }
 
     /// A text that changes with everything but the image.

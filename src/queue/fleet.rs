@@ -242,16 +242,13 @@ impl Queue {
         match self.policy.max_input_bytes {
             Some(most) => Ok(Some(most)),
             None if size <= ALWAYS_FITS => Ok(None),
-            None => match self.fleets().await {
-                // A worker of any fleet may claim the job, if the fleet has any.
-                Ok(fleets) => {
-                    let with_workers = fleets.statuses.values().filter(|status| status.desired.max > 0);
-                    Ok(with_workers.filter_map(|status| status.max_input_bytes).min())
-                }
+            None => {
                 // A status of another version cannot be read, which is no reason to refuse an input.
-                Err(QueueError::Data(_)) => Ok(None),
-                Err(error) => Err(error),
-            },
+                let fleets = self.fleets().await?;
+                // A worker of any fleet may claim the job, if the fleet has any.
+                let with_workers = fleets.statuses.values().filter(|status| status.desired.max > 0);
+                Ok(with_workers.filter_map(|status| status.max_input_bytes).min())
+            }
         }
     }
 }

@@ -51,10 +51,25 @@ impl fmt::Display for FleetName {
 /// What the reconcilers of all fleets published last, and the pause if there is one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fleets {
-    /// The statuses; that of the fleet without a name comes first.
+    /// The statuses that can be read; that of the fleet without a name comes first.
     pub statuses: BTreeMap<FleetName, FleetStatus>,
+    /// Why the others cannot be read, each a text for people: they are of another version.
+    pub unreadable: BTreeMap<FleetName, String>,
     /// Set while all fleets are paused.
     pub paused: Option<Paused>,
+}
+
+impl Fleets {
+    /// The same, if any of the statuses can be read or there is none.
+    ///
+    /// # Errors
+    /// If there are statuses, and all of them are of another version.
+    pub fn or_unreadable(self) -> Result<Self, QueueError> {
+        match self.unreadable.values().next() {
+            Some(why) if self.statuses.is_empty() => Err(QueueError::data(why.clone())),
+            _ => Ok(self),
+        }
+    }
 }
 
 impl Queue {
@@ -74,14 +89,17 @@ impl Queue {
     /// # Errors
     /// If Redis fails, or if the status is of another version.
     pub async fn fleet(&self) -> Result<(Option<FleetStatus>, Option<Paused>), QueueError> {
-        let Fleets { mut statuses, paused } = self.fleets().await?;
-        Ok((statuses.remove(&self.fleet), paused))
+        let Fleets { mut statuses, mut unreadable, paused } = self.fleets().await?;
+        match unreadable.remove(&self.fleet) {
+            Some(why) => Err(QueueError::data(why)),
+            None => Ok((statuses.remove(&self.fleet), paused)),
+        }
     }
 
     /// The statuses of all fleets as last published, and the pause if there is one.
     ///
     /// # Errors
-    /// If Redis fails, or if a status is of another version.
+    /// If Redis fails.
     pub async fn fleets(&self) -> Result<Fleets, QueueError> {
         let keys = [self.key("fleet:status"), self.key("fleet:paused")];
         let of_pools = Command::new("HGETALL").arg(self.key("fleet:pools"));
@@ -92,12 +110,15 @@ impl Queue {
         let pairs = of_pools.list().unwrap_or_default().chunks_exact(2);
         let of_pools = pairs
             .filter_map(|pair| Some((FleetName::of_pool(pair[0].text()?), "fleet:pools", pair[1].text()?)));
-        let statuses = own.into_iter().chain(of_pools);
-        let statuses = statuses.map(|(name, key, json)| Ok((name, from_versioned_json(key, json)?)));
-        Ok(Fleets {
-            statuses: statuses.collect::<Result<_, QueueError>>()?,
-            paused: text(1).and_then(parse_paused),
-        })
+        let mut fleets = Fleets { paused: text(1).and_then(parse_paused), ..Fleets::default() };
+        for (name, key, json) in own.into_iter().chain(of_pools) {
+            match from_versioned_json(key, json) {
+                Ok(status) => drop(fleets.statuses.insert(name, status)),
+                Err(QueueError::Data(why)) => drop(fleets.unreadable.insert(name, why)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(fleets)
     }
 
     /// When the last lock of these fleets expires, if one was ever held. While jobs wait, its holder renews a lock even
@@ -119,7 +140,7 @@ impl Queue {
         Ok(replies.iter().filter_map(Reply::int).max().map(Millis))
     }
 
-    /// Removes what is stored of a fleet whose WorkerPool is gone.
+    /// Removes what is stored of a fleet that nobody manages any more.
     ///
     /// # Errors
     /// If Redis fails.
@@ -133,19 +154,18 @@ impl Queue {
         self.pipeline(vec![status, lock]).await.map(drop)
     }
 
-    /// Removes what is stored of those of these fleets of WorkerPools whose lock ended longer than `age` ago: their
-    /// WorkerPools were deleted while no controller ran.
+    /// Removes what is stored of those of these fleets whose lock ended longer than `age` ago: their WorkerPools were
+    /// deleted while no controller ran, or no process manages them since an upgrade. Who manages a fleet without work
+    /// renews its lock more often, and publishes its status anew if it takes the lock again.
     ///
     /// # Errors
     /// If Redis fails.
     pub async fn forget_dead_fleets(&self, fleets: &Fleets, age: Duration) -> Result<(), QueueError> {
-        let of_pools = fleets.statuses.iter().filter(|(_, status)| status.pool.is_some());
-        let names: Vec<&FleetName> = of_pools.map(|(name, _)| name).collect();
-        if names.is_empty() {
+        if fleets.statuses.is_empty() && fleets.unreadable.is_empty() {
             return Ok(());
         }
         let now = self.clock().await?.now();
-        for name in names {
+        for name in fleets.statuses.keys().chain(fleets.unreadable.keys()) {
             let until = self.fleet_locks_expiry([name]).await?.unwrap_or(Millis(0));
             let is_dead = u128::try_from(now.0.saturating_sub(until.0)).is_ok_and(|ms| ms > age.as_millis());
             if is_dead {

@@ -12,7 +12,10 @@ pub enum Condition {
     /// The machines cannot be listed.
     ListUnknown(ListFailure),
     /// The fleet is paused.
-    Paused,
+    Paused {
+        /// Whether a WorkerPool configures the fleet.
+        has_pool: bool,
+    },
     /// The provider refused a write.
     Unauthorized,
     /// Many machines are suddenly missing from the list.
@@ -50,6 +53,8 @@ pub enum Condition {
     Budget {
         /// Number of machines of the size for jobs that the budget allows.
         affordable: u32,
+        /// Whether a WorkerPool configures the fleet.
+        has_pool: bool,
     },
     /// The provider throttles requests or fails.
     BackingOff,
@@ -72,7 +77,7 @@ impl Condition {
             Self::ListUnknown(ListFailure::NoSuchApp) => "NoSuchApp",
             Self::ListUnknown(ListFailure::NotYet) => "NotListedYet",
             Self::ListUnknown(ListFailure::Failed) => "ListFailed",
-            Self::Paused => "Paused",
+            Self::Paused { .. } => "Paused",
             Self::SuddenDrop { .. } => "SuddenDrop",
             Self::LaunchesFailing { .. } => "LaunchesFailing",
             Self::WorkersNotRegistering { .. } => "WorkersNotRegistering",
@@ -101,9 +106,13 @@ impl Condition {
             Self::ListUnknown(ListFailure::Failed) => {
                 format!("{name}'s list of machines cannot be read; nothing is changed until it can")
             }
-            Self::Paused => {
+            Self::Paused { has_pool: false } => {
                 "paused; `tcoder fleet resume` resumes scaling unless FLEET_PAUSED is set".to_owned()
             }
+            Self::Paused { has_pool: true } => "paused; set spec.paused of the WorkerPool to false to resume scaling, or \
+                                                run `tcoder fleet resume` if all fleets are paused; FLEET_PAUSED of the \
+                                                controller pauses all, too"
+                .to_owned(),
             Self::Unauthorized => words.writes_refused.to_owned(),
             Self::SuddenDrop { missing, of } => format!(
                 "{missing} of {of} machines are suddenly missing from {name}'s list; nothing is changed until it is \
@@ -119,8 +128,13 @@ impl Condition {
             ),
             Self::NoCapacity { said } => with(words.no_capacity.to_owned(), said.as_ref()),
             Self::Quota { said } => with(words.quota.to_owned(), said.as_ref()),
-            Self::Budget { affordable } => {
-                format!("FLEET_BUDGET_USD_PER_HOUR allows at most {affordable} machines of the smallest size")
+            Self::Budget { affordable, has_pool } => {
+                let name = if *has_pool {
+                    "spec.budgetUsdPerHour of the WorkerPool (or FLEET_BUDGET_USD_PER_HOUR of the controller, if it is not set)"
+                } else {
+                    "FLEET_BUDGET_USD_PER_HOUR"
+                };
+                format!("{name} allows at most {affordable} machines of the smallest size")
             }
             Self::BackingOff => {
                 format!("{name} throttles requests or fails; waiting before the next request")

@@ -8,6 +8,18 @@ use super::policy::FleetPolicy;
 use super::slot::Slot;
 use super::state::{FleetState, LaunchFailure, MachineRecord, MissingMachine, OperationKind, shortened};
 
+/// Number of launches in a row that may be ended by others before their worker comes. More of them say something about the
+/// launch: it is preempted, or evicted, again and again.
+const STOPPED_LAUNCHES: u32 = 3;
+
+/// How a launch ended that brought no worker.
+enum LaunchEnd {
+    /// It failed.
+    Failed(LaunchFailure),
+    /// Somebody stopped the machine before its worker could register.
+    Stopped,
+}
+
 pub(super) type ByMachine<'a> = BTreeMap<&'a MachineId, Vec<&'a WorkerView>>;
 
 /// Whether a machine of the app belongs to the fleet.
@@ -198,10 +210,35 @@ impl FleetState {
         if at_rest && seen.sent.is_none() && Self::gave_up(machine, seen) {
             seen.blocked_until = Some(now + policy.deadlines.hold);
         }
-        if let Some(why) = Self::launch_ended(machine, at_rest, seen) {
+        let failure = match Self::launch_ended(machine, at_rest, seen) {
+            Some(LaunchEnd::Failed(why)) => Some(why),
+            Some(LaunchEnd::Stopped) => {
+                (self.launch_stopped(listed_at) > STOPPED_LAUNCHES).then_some(LaunchFailure::Failed)
+            }
+            None => None,
+        };
+        if let Some(why) = failure {
             self.launch_said = machine.message.as_deref().map(shortened);
             self.launch_failed(why, policy, now);
         }
+    }
+
+    /// The listed machines that somebody else has begun to remove since the last observation.
+    pub fn removed_by_others<'a>(
+        &'a self,
+        machines: &'a [Machine],
+        policy: &'a FleetPolicy,
+    ) -> impl Iterator<Item = &'a Machine> {
+        machines.iter().filter(|machine| {
+            let seen = self.machines.get(&machine.id);
+            let is_new = seen.is_some_and(|seen| {
+                // A list may show the effect of an own request only after it is no longer awaited.
+                let is_own =
+                    seen.repairs > 0 || seen.sent.is_some_and(|sent| sent.verb == OperationKind::Destroy);
+                seen.phase != Phase::Destroying && !is_own
+            });
+            machine.phase == Phase::Destroying && is_ours(policy, machine) && is_new
+        })
     }
 
     /// The last exit of the machine's process, if it was not known.
@@ -219,11 +256,14 @@ impl FleetState {
         failed && seen.had_worker && seen.launch_unconfirmed.is_none()
     }
 
-    /// Whether a list shows that the launch of a machine failed, and why. For a stopped machine the outcome
-    /// of the launch is decided either way.
-    fn launch_ended(machine: &Machine, at_rest: bool, seen: &mut MachineRecord) -> Option<LaunchFailure> {
+    /// Whether a list shows that the launch of a machine ended without a worker, and how. For a stopped machine the
+    /// outcome of the launch is decided either way.
+    fn launch_ended(machine: &Machine, at_rest: bool, seen: &mut MachineRecord) -> Option<LaunchEnd> {
         if matches!(machine.phase, Phase::Failed | Phase::LaunchFailed) {
-            return seen.launch_unconfirmed.take().map(|_| LaunchFailure::Failed);
+            return seen.launch_unconfirmed.take().map(|_| LaunchEnd::Failed(LaunchFailure::Failed));
+        }
+        if machine.phase == Phase::Destroying && seen.sent.is_none() {
+            return seen.launch_unconfirmed.take().map(|_| LaunchEnd::Stopped);
         }
         if !at_rest || seen.sent.is_some() {
             return None;
@@ -232,12 +272,12 @@ impl FleetState {
         seen.last_exit = exit.map(|exit| exit.at).or(seen.last_exit);
         seen.launch_unconfirmed.take()?;
         let exit = exit?;
-        // Neither a job that needs too much memory nor a stop that somebody requested says anything about the
-        // launch.
-        if exit.out_of_memory || exit.requested {
-            return None;
-        }
-        Some(if exit.code == 0 { LaunchFailure::Silent } else { LaunchFailure::Failed })
+        // No worker was heard, so that no job can be why too much memory was needed.
+        Some(match (exit.requested, exit.code) {
+            (true, _) => LaunchEnd::Stopped,
+            (false, 0) => LaunchEnd::Failed(LaunchFailure::Silent),
+            (false, _) => LaunchEnd::Failed(LaunchFailure::Failed),
+        })
     }
 
     /// A create whose answer did not contain the machine's id is matched to its machine by name.

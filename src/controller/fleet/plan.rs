@@ -53,7 +53,7 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
         units: Vec::new(),
         capacity: match &observation.machines {
             Err(ListUnavailable { why: ListFailure::NotYet, .. }) => FleetCapacity::unknown(policy),
-            Err(_) => FleetCapacity::remembered(memory, policy),
+            Err(_) => FleetCapacity::remembered(memory, policy, now),
             Ok(_) => FleetCapacity::none(policy),
         },
         next_look,
@@ -80,12 +80,8 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
     let too_large = memory.too_large.map(|(cpus, _)| cpus);
     let waiting = Waiting::of(queue);
     let alone = desired::demand(&units, waiting, policy, too_large);
-    let capacity = FleetCapacity::of(
-        &units,
-        policy,
-        too_large,
-        limits::launchable(&units, alone.desired, policy, memory, now),
-    );
+    let room = limits::launchable(&units, alone.desired, policy, memory, now);
+    let capacity = FleetCapacity::of(&units, policy, too_large, room, now);
     let mine = share(waiting, &capacity, &queue.others);
     let wanted_alone = alone.desired.machines;
     let Demand { desired, launches } =
@@ -111,7 +107,7 @@ impl<'a> Planner<'a> {
     fn actions(&mut self, workers: &ByMachine<'_>) -> Vec<PlannedOperation> {
         self.note_machines();
         let bars = [
-            (self.policy.paused, Condition::Paused),
+            (self.policy.paused, Condition::Paused { has_pool: self.policy.pool.is_some() }),
             (self.memory.refused_until.is_some(), Condition::Unauthorized),
             (self.memory.backoff_until.is_some(), Condition::BackingOff),
         ];
@@ -178,7 +174,7 @@ impl<'a> Planner<'a> {
                 self.open_region();
                 let base = self.policy.offer(self.policy.sizes.base());
                 if desired::purse(self.units, self.policy).affords(&base) < need_alone.into() {
-                    self.conditions.push(Condition::Budget { affordable: self.policy.affordable() });
+                    self.conditions.push(self.over_budget());
                 }
             }
             return Vec::new();
@@ -187,7 +183,7 @@ impl<'a> Planner<'a> {
         let mut wanted: Vec<Offer> =
             self.launches.iter().copied().take_while(|offer| purse.buy(offer)).collect();
         if wanted.len() < self.launches.len() {
-            self.conditions.push(Condition::Budget { affordable: self.policy.affordable() });
+            self.conditions.push(self.over_budget());
         }
         if let Some(trials) = trials {
             wanted.truncate(trials as usize);
@@ -224,6 +220,10 @@ impl<'a> Planner<'a> {
         let room = repair::make_room(self, &at_rest, in_the_way, keepers);
         actions.extend(room);
         actions
+    }
+
+    fn over_budget(&self) -> Condition {
+        Condition::Budget { affordable: self.policy.affordable(), has_pool: self.policy.pool.is_some() }
     }
 
     fn why(&self) -> String {

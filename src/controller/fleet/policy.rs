@@ -33,6 +33,9 @@ pub struct FleetPolicy {
     /// The disk of the machines, and the largest input that fits on it. Without it, machines have the
     /// provider's default disk, and workers only check the free space.
     pub disk: Option<MachineDisk>,
+    /// The largest input in bytes that workers accept, where it is known without `disk`. It is told to those who submit
+    /// jobs; machines are not made anew because of it.
+    pub max_input: Option<u64>,
     /// The revision of what only the provider knows of a machine; machines of other revisions are replaced.
     pub revision: Option<String>,
     /// The regions of the machines, by preference.
@@ -145,6 +148,7 @@ impl FleetPolicy {
             price: None,
             sizes: Sizes::default(),
             disk: None,
+            max_input: None,
             revision: None,
             regions: vec![ANY_REGION.to_owned()],
             any_region: true,
@@ -220,6 +224,12 @@ impl FleetPolicy {
     pub fn idle_timeout_on(&self, size: MachineSize) -> Duration {
         let larger = size != self.sizes.base();
         if larger { self.idle_timeout.min(LARGER_IDLE_TIMEOUT) } else { self.idle_timeout }
+    }
+
+    /// The largest input in bytes that the workers accept, if it is known.
+    #[must_use]
+    pub fn largest_input(&self) -> Option<u64> {
+        self.disk.map(|disk| disk.max_input).or(self.max_input)
     }
 
     /// The price of one running machine of this size per hour, if known.

@@ -7,7 +7,7 @@
 use super::capacity::{FleetCapacity, OtherFleets};
 use super::classify::{MachineRole, MachineView};
 use super::machine::Phase;
-use super::observation::QueueView;
+use super::observation::{Moment, QueueView};
 use super::policy::FleetPolicy;
 use super::state::FleetState;
 
@@ -60,12 +60,22 @@ impl FleetCapacity {
     }
 
     /// The capacity of a fleet with these machines that can make `room` more.
-    pub(super) fn of(units: &[MachineView], policy: &FleetPolicy, too_large: Option<u32>, room: u32) -> Self {
-        // No host has room for the others, so that another fleet may be faster.
+    pub(super) fn of(
+        units: &[MachineView],
+        policy: &FleetPolicy,
+        too_large: Option<u32>,
+        room: u32,
+        now: Moment,
+    ) -> Self {
+        // It may still start, but the next one made in its place would probably take as long.
+        let is_late =
+            |u: &MachineView| u.role == MachineRole::Booting && u.deadline.is_some_and(|at| at <= now);
+        // No host has room for the others, or they take long, so that another fleet may be faster.
         let free = units.iter().filter(|u| {
-            u.role == MachineRole::Idle
-                || (u.role == MachineRole::Booting && u.phase != Some(Phase::Unschedulable))
+            let boots = u.role == MachineRole::Booting && u.phase != Some(Phase::Unschedulable);
+            u.role == MachineRole::Idle || (boots && !is_late(u))
         });
+        let room = if units.iter().any(is_late) { 0 } else { room };
         let largest = policy.sizes.larger().find(|size| too_large.is_none_or(|cpus| size.cpus < cpus));
         Self {
             idle: count(units.iter().filter(|u| u.role == MachineRole::Idle).count()),
@@ -78,10 +88,14 @@ impl FleetCapacity {
     }
 
     /// The capacity of a fleet whose machines cannot be listed now: it makes none, and those without a job are as they
-    /// were.
-    pub(super) fn remembered(memory: &FleetState, policy: &FleetPolicy) -> Self {
+    /// were, as long as those that boot are not late.
+    pub(super) fn remembered(memory: &FleetState, policy: &FleetPolicy, now: Moment) -> Self {
         let idle = memory.machines.values().filter(|seen| seen.idle_since.is_some()).count();
-        let free = count(idle).saturating_add(memory.launch_unconfirmed());
+        let boots = memory.machines.values().filter(|seen| {
+            let is_new = seen.launch_unconfirmed.is_some_and(|at| now < at + policy.deadlines.boot);
+            is_new && !matches!(seen.phase, Phase::Unschedulable | Phase::Unknown(_))
+        });
+        let free = count(idle).saturating_add(count(boots.count()));
         let chunks = policy.chunks_on(policy.sizes.base());
         Self {
             idle: count(idle),

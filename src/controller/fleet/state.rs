@@ -47,7 +47,9 @@ pub struct FleetState {
     pub(super) consecutive_errors: u32,
     /// Consecutive launches that brought no worker.
     pub(super) launch_failures: u32,
-    /// How the last of them failed.
+    /// Consecutive launches that others stopped before a worker came, and the list that showed the last of them.
+    pub(super) launches_stopped: Option<(u32, Moment)>,
+    /// How the last launch failed.
     pub(super) launch_failure: Option<LaunchFailure>,
     /// What the provider said of it, if anything.
     pub(super) launch_said: Option<String>,
@@ -405,8 +407,22 @@ impl FleetState {
         }
     }
 
+    /// Counts a launch that others stopped, and returns the number of those in a row; none of a list that was counted
+    /// before, since one cause such as a node that goes away ends several launches.
+    pub(super) fn launch_stopped(&mut self, listed_at: Moment) -> u32 {
+        match self.launches_stopped {
+            Some((_, at)) if at == listed_at => 0,
+            before => {
+                let number = before.map_or(0, |(number, _)| number).saturating_add(1);
+                self.launches_stopped = Some((number, listed_at));
+                number
+            }
+        }
+    }
+
     pub(super) fn launch_succeeded(&mut self) {
         self.launch_failures = 0;
+        self.launches_stopped = None;
         self.launch_failure = None;
         self.launch_said = None;
         self.launch_hold_until = None;

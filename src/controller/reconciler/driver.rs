@@ -452,11 +452,16 @@ impl Driver {
     }
 
     fn on_listed(&mut self, answer: Result<Vec<Machine>, ProviderError>, now: Moment) {
-        let Some(at) = self.round.as_ref().map(|round| round.sent_at) else { return };
+        let Some(round) = &self.round else { return };
+        let at = round.sent_at;
         let throttled = answer.as_ref().err().and_then(throttled);
         self.seen.machines = match answer {
             Ok(machines) => {
                 tracing::debug!(machines = machines.len(), "listed the machines");
+                for machine in self.state.memory.removed_by_others(&machines, &round.policy) {
+                    let why = machine.message.as_deref();
+                    tracing::warn!(machine = %machine.id, why, "somebody else removes a machine");
+                }
                 self.made.clear();
                 Ok(MachineList { at, machines })
             }

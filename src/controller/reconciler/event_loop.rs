@@ -337,7 +337,7 @@ async fn changed(membership: &mut Option<FleetMembership>) {
 fn log_conditions(last: &mut Vec<Condition>, plan: Option<&Plan>, words: &ProviderWords) {
     let Some(Plan { conditions, .. }) = plan else { return };
     let is_quiet =
-        |c: &Condition| matches!(c, Condition::Paused | Condition::ListUnknown(ListFailure::NotYet));
+        |c: &Condition| matches!(c, Condition::Paused { .. } | Condition::ListUnknown(ListFailure::NotYet));
     let held = std::mem::replace(last, conditions.clone());
     for condition in conditions.iter().filter(|c| !held.contains(c) && !is_quiet(c)) {
         tracing::warn!(reason = condition.reason(), "fleet condition: {}", condition.message(words));

@@ -61,7 +61,7 @@ pub(crate) fn status(
         plan: steps(unpaused, &name_of),
         machine_usd_per_hour: policy.price.map(|price| price.dollars()),
         billed_usd_per_hour: plan.cost.map(|cost| cost.dollars()),
-        max_input_bytes: policy.disk.map(|disk| disk.max_input),
+        max_input_bytes: policy.largest_input(),
     }
 }
 

@@ -1,14 +1,14 @@
 //! Which fleets the WorkerPools of a cluster configure, and what each pool is to them. Pure.
 //!
 //! Each pool of pods has a fleet of its own. All machines on Fly belong to one app, so that one fleet manages them: the
-//! oldest pool of Fly configures it or, if there is none, the environment. If a pool did so that is gone while others are
-//! left, the fleet is emptied.
+//! oldest pool of Fly configures it or, if there is none, the environment. If a pool did so that is gone, and others are
+//! left or the environment says too little, the fleet is emptied.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt as _;
 
-use super::policy::{FleetTarget, emptied_fly_policy, target};
+use super::policy::{FleetTarget, emptied, emptied_fly_policy, full_name, target};
 use super::status::PoolRole;
 use crate::config::Env;
 use crate::crd::WorkerPool;
@@ -33,10 +33,19 @@ pub(super) struct Known<'a> {
     pub env: &'a Env<'a>,
 }
 
+/// What is managed.
+pub(super) struct Assigned {
+    /// The fleets to manage.
+    pub fleets: WantedFleets,
+    /// What each of the pools that can be read is to them.
+    pub roles: Vec<PoolRole>,
+    /// What becomes of the machines on Fly of a pool that is gone, for people.
+    pub note: Option<String>,
+}
+
 impl Known<'_> {
-    /// The fleets to manage, and what each of the pools that can be read is to them. A pool that cannot be read, or whose
-    /// spec cannot be used, keeps the fleet that it has.
-    pub(super) fn assign(&self) -> (WantedFleets, Vec<PoolRole>) {
+    /// Decides what is managed. A pool that cannot be read, or whose spec cannot be used, keeps the fleet that it has.
+    pub(super) fn assign(&self) -> Assigned {
         let keeps = |name: &FleetName| {
             // It is not known whether one that cannot be read is one of Fly.
             let may_be_fly = *name == FleetName::default() && !self.unreadable.is_empty();
@@ -53,28 +62,61 @@ impl Known<'_> {
             role
         };
         let of_fly = self.pools.iter().find(|pool| !has_pods(pool));
+        let ahead = |pool: &WorkerPool| match (self.kept_fly_pool(), of_fly) {
+            (Some(kept), _) => (kept != full_name(pool)).then(|| kept.to_owned()),
+            (None, first) => first.filter(|first| first.uid() != pool.uid()).map(|first| first.name_any()),
+        };
         let mut roles = Vec::new();
         for pool in self.pools {
             let wanted = || target(Some(pool), self.env);
-            roles.push(match (has_pods(pool), of_fly) {
+            roles.push(match (has_pods(pool), self.no_fly) {
                 (true, _) => keep(name(pool), wanted()),
-                (false, Some(first)) if first.uid() != pool.uid() => PoolRole::Behind(first.name_any()),
-                (false, _) => match self.no_fly {
-                    Some(why) => PoolRole::NoFleet(why.to_owned()),
-                    None => keep(name(pool), wanted()),
+                (false, no_fly) => match (ahead(pool), no_fly) {
+                    (Some(other), _) => PoolRole::Behind(other),
+                    (None, Some(why)) => PoolRole::NoFleet(why.to_owned()),
+                    (None, None) => keep(name(pool), wanted()),
                 },
             });
         }
+        let mut note = None;
         if self.no_fly.is_none() && of_fly.is_none() && self.unreadable.is_empty() {
-            match self.last_fly_pool.filter(|_| !self.pools.is_empty()) {
-                Some(pool) => {
-                    let policy = emptied_fly_policy(pool, self.env);
-                    fleets.extend(policy.map(|policy| (FleetName::default(), FleetTarget::Fly(policy))));
-                }
-                None => drop(keep(FleetName::default(), target(None, self.env))),
-            }
+            let (target, said) = self.fly_without_a_pool();
+            fleets.extend(target.map(|target| (FleetName::default(), target)));
+            note = said;
         }
-        (fleets, roles)
+        Assigned { fleets, roles, note }
+    }
+
+    /// The pool that configured the machines on Fly before, while one cannot be read, which may be that one.
+    fn kept_fly_pool(&self) -> Option<&str> {
+        let before = self.before.get(&FleetName::default()).filter(|_| !self.unreadable.is_empty())?;
+        // The fleet of a pool that is gone has no machines to come.
+        before.policy().pool.as_deref().filter(|_| before.policy().max > 0)
+    }
+
+    /// The fleet of the machines on Fly where no pool configures them, and what people should know of it.
+    fn fly_without_a_pool(&self) -> (Option<FleetTarget>, Option<String>) {
+        let before = self.before.get(&FleetName::default());
+        let gone = self.last_fly_pool.or_else(|| before?.policy().pool.as_deref());
+        let (pool, left) = match (gone, target(None, self.env)) {
+            (None, wanted) => return (wanted.ok().or_else(|| before.cloned()), None),
+            (Some(_), Ok(wanted)) if self.pools.is_empty() => return (Some(wanted), None),
+            (Some(pool), Ok(_)) => (pool, "other pools are left".to_owned()),
+            (Some(pool), Err(why)) => (pool, format!("the environment configures none ({why})")),
+        };
+        let remaining = |why: String| {
+            before.map(|before| emptied(before.policy().clone())).ok_or_else(|| {
+                format!(
+                    "its machines are not known ({why}); correct that, or remove them with `fly machine destroy`"
+                )
+            })
+        };
+        let policy = emptied_fly_policy(pool, self.env).or_else(remaining);
+        let end = policy.as_ref().err().map_or("its machines are removed", String::as_str);
+        let note = format!(
+            "the WorkerPool {pool}, which configured the machines on Fly, is gone, and {left}: {end}"
+        );
+        (policy.ok().map(FleetTarget::Fly), Some(note))
     }
 }
 
@@ -126,7 +168,9 @@ mod tests {
     }
 
     fn assigned(pools: &[&WorkerPool]) -> (WantedFleets, Vec<PoolRole>) {
-        known(pools, &WantedFleets::new(), &Env::of(env)).assign()
+        let Assigned { fleets, roles, note } = known(pools, &WantedFleets::new(), &Env::of(env)).assign();
+        assert_eq!(note, None);
+        (fleets, roles)
     }
 
     fn names(fleets: &WantedFleets) -> Vec<&str> {
@@ -164,16 +208,45 @@ mod tests {
         let pods = pods("a");
         let pools = [&pods];
         let gone = Known { last_fly_pool: Some("films/b"), ..known(&pools, &before, &env) };
-        let policy = gone.assign().0[&FleetName::default()].policy().clone();
+        let policy = gone.assign().fleets[&FleetName::default()].policy().clone();
         assert_eq!((policy.min, policy.max, policy.pool.as_deref()), (0, 0, Some("films/b")));
         assert_eq!(policy.priority, i32::MIN, "it takes jobs from no other fleet");
+    }
+
+    #[test]
+    fn machines_of_the_only_pool_of_fly_are_removed_with_it_unless_the_environment_configures_them() {
+        let named = |name: &str| (name == "FLY_WORKER_APP").then(|| "clips".to_owned());
+        let (before, none) = (assigned(&[&fly("b")]).0, WantedFleets::new());
+        let (named, nothing, complete) = (Env::of(named), Env::of(|_| None), Env::of(env));
+        let of_fly = |assigned: &Assigned| {
+            let policy = assigned.fleets[&FleetName::default()].policy();
+            (policy.max, policy.pool.clone())
+        };
+        // What was managed in this process says as much as the last status.
+        for (before, last_fly_pool, env) in
+            [(&before, None, &named), (&none, Some("films/b"), &named), (&before, None, &nothing)]
+        {
+            let gone = Known { last_fly_pool, ..known(&[], before, env) }.assign();
+            assert_eq!(of_fly(&gone), (0, Some("films/b".to_owned())));
+            let note = gone.note.unwrap();
+            assert!(note.contains("films/b") && note.contains("FLY_WORKER_IMAGE"), "{note}");
+        }
+        // Nobody knows which machines they are.
+        let gone = Known { last_fly_pool: Some("films/b"), ..known(&[], &none, &nothing) }.assign();
+        assert!(gone.fleets.is_empty() && gone.note.unwrap().contains("FLY_WORKER_APP"));
+        let taken_over = Known { last_fly_pool: Some("films/b"), ..known(&[], &before, &complete) }.assign();
+        assert_eq!((of_fly(&taken_over), taken_over.note), ((10, None), None));
+        let left = pods("a");
+        let emptied = known(&[&left], &before, &complete).assign();
+        assert_eq!(of_fly(&emptied), (0, Some("films/b".to_owned())));
     }
 
     #[test]
     fn pool_of_fly_has_no_fleet_where_fly_is_not_configured() {
         let pools = [fly("a"), pods("b")];
         let (pools, before, env) = (pools.each_ref(), WantedFleets::new(), Env::of(env));
-        let (fleets, roles) = Known { no_fly: Some("no token"), ..known(&pools, &before, &env) }.assign();
+        let Assigned { fleets, roles, .. } =
+            Known { no_fly: Some("no token"), ..known(&pools, &before, &env) }.assign();
         assert_eq!(names(&fleets), ["uid-b"]);
         assert!(matches!(&roles[..], [PoolRole::NoFleet(why), PoolRole::Acts] if why == "no token"));
     }
@@ -185,17 +258,14 @@ mod tests {
         let mut bad = good.clone();
         bad.spec.image = None;
         let (pools, complete) = ([&bad], Env::of(env));
-        let (fleets, roles) = known(&pools, &before, &complete).assign();
+        let Assigned { fleets, roles, .. } = known(&pools, &before, &complete).assign();
         assert_eq!(fleets.get(&FleetName::of_pool("uid-a")), before.get(&FleetName::of_pool("uid-a")));
         assert!(matches!(&roles[..], [PoolRole::Refused(why)] if why.contains("spec.image")));
         assert_eq!(names(&fleets), ["", "uid-a"]);
         // Without a fleet before there is none.
         let none = WantedFleets::new();
-        let (fleets, _) = Known { no_fly: Some("no token"), ..known(&pools, &none, &complete) }.assign();
-        assert!(fleets.is_empty());
-        // Without the environment there is no fleet on Fly, but the one before remains.
-        let (fleets, _) = known(&[], &before, &Env::of(|_| None)).assign();
-        assert_eq!(names(&fleets), [""]);
+        let without = Known { no_fly: Some("no token"), ..known(&pools, &none, &complete) }.assign();
+        assert!(without.fleets.is_empty());
     }
 
     #[test]
@@ -205,11 +275,31 @@ mod tests {
         let remain = |unreadable: &str| {
             let unreadable = [unreadable.to_owned()].into();
             let left = [&pools[1]];
-            let (fleets, _) = Known { unreadable: &unreadable, ..known(&left, &before, &env) }.assign();
-            names(&fleets).join(" ")
+            let known = Known { unreadable: &unreadable, ..known(&left, &before, &env) };
+            names(&known.assign().fleets).join(" ")
         };
         // Whether it is one of Fly is not known; a pool that is gone keeps nothing.
         assert_eq!(remain("uid-a"), " uid-b");
         assert_eq!(remain("uid-c"), " uid-b uid-c");
+    }
+
+    #[test]
+    fn no_other_pool_takes_over_the_machines_of_a_pool_of_fly_that_cannot_be_read() {
+        let (first, second) = (fly("a"), fly("b"));
+        let (before, env) = (assigned(&[&first, &second]).0, Env::of(env));
+        let unreadable = ["uid-a".to_owned()].into();
+        let pools = [&second];
+        let Assigned { fleets, roles, .. } =
+            Known { unreadable: &unreadable, ..known(&pools, &before, &env) }.assign();
+        assert_eq!(fleets[&FleetName::default()].policy().pool.as_deref(), Some("films/a"));
+        assert!(matches!(&roles[..], [PoolRole::Behind(other)] if other == "films/a"));
+        // If it is another one that cannot be read, the pool goes on.
+        let unreadable = ["uid-c".to_owned()].into();
+        let pools = [&first, &second];
+        let others = Known { unreadable: &unreadable, ..known(&pools, &before, &env) }.assign();
+        assert!(matches!(&others.roles[..], [PoolRole::Acts, PoolRole::Behind(_)]));
+        // Once it is known to be gone, the next one is the first.
+        let next = known(&pools[1..], &before, &env).assign();
+        assert!(matches!(&next.roles[..], [PoolRole::Acts]));
     }
 }

@@ -17,10 +17,10 @@ pub(crate) use policy::FleetTarget;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use policy::target;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::api::{Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store;
@@ -35,9 +35,9 @@ use tokio_util::sync::CancellationToken;
 use super::fleet::MachinePrice;
 use crate::config::Env;
 use crate::crd::{WorkerPool, WorkerPoolStatus};
-use crate::queue::{FleetName, FleetStatus, Queue, QueueError};
+use crate::queue::{FleetName, FleetStatus, Queue};
 use crate::storage::urls::now_millis;
-use fleets::Known;
+use fleets::{Assigned, Known};
 use status::{PoolRole, status};
 
 /// A WorkerPool that may fail to deserialize.
@@ -52,8 +52,11 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const WRITE_GAP: Duration = Duration::from_secs(2);
 /// Interval in which the fleet statuses of another process are read.
 const READ_GAP: Duration = Duration::from_secs(60);
-/// How long after the end of its lock a fleet without a WorkerPool is forgotten. An idle reconciler renews its lock every
-/// ten minutes.
+/// Pause after a failed one.
+const RETRY_GAP: Duration = Duration::from_secs(5);
+/// Number of statuses of pools that are written at the same time.
+const WRITES: usize = 8;
+/// How long after the end of its lock a fleet is forgotten. An idle reconciler renews its lock every ten minutes.
 const DEAD_AFTER: Duration = Duration::from_secs(3600);
 
 /// The published statuses of fleets.
@@ -77,6 +80,20 @@ pub(crate) struct Pools {
     pub no_fly: Option<String>,
 }
 
+/// What was last written and said, so that neither is done again.
+#[derive(Default)]
+struct Told {
+    /// The statuses by the uid of the pool. The store may lag behind this process's own writes.
+    statuses: HashMap<String, WorkerPoolStatus>,
+    /// Why pools cannot be read, by their uid.
+    unreadable: BTreeMap<String, String>,
+    /// What becomes of the machines on Fly of a pool that is gone.
+    note: Option<String>,
+}
+
+/// A pool, what it is to its fleet, and that fleet's status.
+type JudgedPool = (WorkerPool, PoolRole, Option<FleetStatus>);
+
 impl Pools {
     /// Reconciles the pools until `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
@@ -87,7 +104,7 @@ impl Pools {
             .modify(|pool: &mut Guarded| pool.managed_fields_mut().clear())
             .reflect(writer)
             .boxed();
-        let mut written = HashMap::new();
+        let mut said = Told::default();
         let mut elsewhere = Statuses::new();
         let (mut look, mut read) = (Instant::now() + READ_GAP, Instant::now());
         // Whether the pools are known, and what was published before.
@@ -102,51 +119,65 @@ impl Pools {
                     None => return,
                 },
                 Ok(()) = self.told.changed() => look = look.min(Instant::now() + WRITE_GAP),
-                () = sleep_until(read) => {
-                    elsewhere = self.read().await;
-                    was_read = true;
-                    (look, read) = (Instant::now(), Instant::now() + READ_GAP);
-                }
+                () = sleep_until(read) => match stop.run_until_cancelled(self.read()).await {
+                    Some(Some(fleets)) => {
+                        (elsewhere, was_read) = (fleets, true);
+                        (look, read) = (Instant::now(), Instant::now() + READ_GAP);
+                    }
+                    // What was published before decides which fleets there are.
+                    Some(None) => read = Instant::now() + RETRY_GAP,
+                    None => return,
+                },
                 () = sleep_until(look), if listed && was_read => {
-                    self.reconcile(&store, &elsewhere, &mut written).await;
+                    let pools = self.reconcile(&store, &elsewhere, &mut said);
+                    if stop.run_until_cancelled(self.write_all(&pools, &mut said)).await.is_none() {
+                        return;
+                    }
                     look = Instant::now() + READ_GAP;
                 }
             }
         }
     }
 
-    async fn read(&self) -> Statuses {
-        let read = async {
-            let fleets = self.queue.fleets().await?;
-            self.queue.forget_dead_fleets(&fleets, DEAD_AFTER).await?;
-            Ok::<_, QueueError>(fleets)
-        };
-        match timeout(CALL_TIMEOUT, read).await {
-            Ok(Ok(fleets)) => fleets.statuses,
+    /// What the fleets of all processes published, if that can be read.
+    async fn read(&self) -> Option<Statuses> {
+        let fleets = match timeout(CALL_TIMEOUT, self.queue.fleets()).await {
+            Ok(Ok(fleets)) => fleets,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "could not read the statuses of the fleets");
-                Statuses::new()
+                tracing::debug!(%error, "could not read the statuses of the fleets; retrying");
+                return None;
             }
-            Err(_) => Statuses::new(),
+            Err(_) => return None,
+        };
+        let forget = self.queue.forget_dead_fleets(&fleets, DEAD_AFTER);
+        if !matches!(timeout(CALL_TIMEOUT, forget).await, Ok(Ok(()))) {
+            tracing::debug!("could not forget the fleets that nobody manages; that is done later");
         }
+        // Also those that were just forgotten: they say whose the machines were.
+        Some(fleets.statuses)
     }
 
-    async fn reconcile(
+    /// Decides which fleets there are. Returns the pools that can be read.
+    fn reconcile(
         &mut self,
         store: &Store<Guarded>,
         elsewhere: &Statuses,
-        written: &mut HashMap<String, WorkerPoolStatus>,
-    ) {
+        said: &mut Told,
+    ) -> Vec<JudgedPool> {
         let mut pools = store.state();
         pools.sort_by_key(|pool| (pool.creation_timestamp(), pool.namespace(), pool.name_any()));
-        let mut unreadable = BTreeSet::new();
+        let mut unreadable = BTreeMap::new();
         let readable: Vec<&WorkerPool> = pools
             .iter()
             .filter_map(|pool| match &pool.0 {
                 Ok(readable) => Some(readable),
                 Err(error) => {
-                    tracing::warn!(name = pool.name_any(), %error, "could not read a WorkerPool");
-                    unreadable.extend(pool.uid());
+                    let (uid, why) = (pool.uid().unwrap_or_default(), error.to_string());
+                    if said.unreadable.get(&uid) != Some(&why) {
+                        let namespace = pool.namespace().unwrap_or_default();
+                        tracing::warn!(namespace, name = pool.name_any(), why, "could not read a WorkerPool");
+                    }
+                    unreadable.insert(uid, why);
                     None
                 }
             })
@@ -156,13 +187,17 @@ impl Pools {
         let on_fly = newer(&FleetName::default(), &here, elsewhere);
         let known = Known {
             pools: &readable,
-            unreadable: &unreadable,
+            unreadable: &unreadable.keys().cloned().collect(),
             before: &self.wanted.borrow().clone(),
             no_fly: self.no_fly.as_deref(),
             last_fly_pool: on_fly.and_then(|status| status.pool.as_deref()),
             env: &Env::process(),
         };
-        let (wanted, roles) = known.assign();
+        let Assigned { fleets: wanted, roles, note } = known.assign();
+        if let Some(note) = note.as_ref().filter(|note| said.note.as_ref() != Some(note)) {
+            tracing::warn!("{note}");
+        }
+        (said.unreadable, said.note) = (unreadable, note);
         let fleets = wanted.iter().filter(|(_, fleet)| fleet.policy().max > 0);
         let prices = fleets.map(|(name, fleet)| price(fleet, newer(name, &here, elsewhere)));
         let price = only(prices);
@@ -172,27 +207,33 @@ impl Pools {
             *old = wanted;
             is_new
         });
-        for (pool, role) in readable.iter().zip(&roles) {
-            let fleet = newer(&fleets::name(pool), &here, elsewhere);
-            self.write(pool, role, fleet, written).await;
-        }
-        written.retain(|uid, _| readable.iter().any(|pool| pool.uid().as_ref() == Some(uid)));
+        let judged = readable.into_iter().zip(roles).map(|(pool, role)| {
+            let fleet = newer(&fleets::name(pool), &here, elsewhere).cloned();
+            (pool.clone(), role, fleet)
+        });
+        judged.collect()
     }
 
+    async fn write_all(&self, pools: &[JudgedPool], said: &mut Told) {
+        let written = &said.statuses;
+        let writes = stream::iter(pools).map(|pool| self.write(pool, written)).buffer_unordered(WRITES);
+        let new: Vec<_> = writes.filter_map(std::future::ready).collect().await;
+        said.statuses.extend(new);
+        said.statuses.retain(|uid, _| pools.iter().any(|(pool, ..)| pool.uid().as_ref() == Some(uid)));
+    }
+
+    /// Writes the status of a pool unless it is the same. Returns what was written, with the uid of the pool.
     async fn write(
         &self,
-        pool: &WorkerPool,
-        role: &PoolRole,
-        fleet: Option<&FleetStatus>,
-        written: &mut HashMap<String, WorkerPoolStatus>,
-    ) {
+        (pool, role, fleet): &JudgedPool,
+        written: &HashMap<String, WorkerPoolStatus>,
+    ) -> Option<(String, WorkerPoolStatus)> {
         let uid = pool.uid().unwrap_or_default();
-        // The store may lag behind this process's own writes.
         let before = written.get(&uid).cloned().or_else(|| pool.status.clone());
         let pool = WorkerPool { status: before, ..pool.clone() };
-        let new = status(&pool, role, fleet, now_millis());
+        let new = status(&pool, role, fleet.as_ref(), now_millis());
         if pool.status.as_ref() == Some(&new) {
-            return;
+            return None;
         }
         let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
         let patch = json!({
@@ -204,13 +245,14 @@ impl Pools {
         let api: Api<WorkerPool> = Api::namespaced(self.client.clone(), &namespace);
         let params = PatchParams::apply(STATUS_MANAGER).force();
         match timeout(CALL_TIMEOUT, api.patch_status(&name, &params, &Patch::Apply(patch))).await {
-            Ok(Ok(_)) => drop(written.insert(uid, new)),
+            Ok(Ok(_)) => return Some((uid, new)),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {}
             Ok(Err(error)) => {
                 tracing::warn!(namespace, name, %error, "could not update a WorkerPool's status")
             }
             Err(_) => tracing::warn!(namespace, name, "a WorkerPool's status could not be written in time"),
         }
+        None
     }
 }
 

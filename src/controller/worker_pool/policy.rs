@@ -91,19 +91,33 @@ pub(crate) fn target(pool: Option<&WorkerPool>, env: &Env<'_>) -> Result<FleetTa
     }
 }
 
-/// The policy that removes the machines on Fly of a pool that is gone, if the environment says which app they belong to. No
-/// machine is made, so that the image of those that go is of no interest.
-pub(super) fn emptied_fly_policy(pool: &str, env: &Env<'_>) -> Option<FleetPolicy> {
+/// The policy that removes the machines on Fly of a pool that is gone. No machine is made, so that the image of those that
+/// go is of no interest.
+///
+/// # Errors
+/// Why the environment does not say which app they belong to.
+pub(super) fn emptied_fly_policy(pool: &str, env: &Env<'_>) -> Result<FleetPolicy, String> {
     let image = env.get(&FLY_WORKER_IMAGE).ok().flatten().unwrap_or_else(|| "none".to_owned());
     let fields = vec![Field::new("spec.image", &FLY_WORKER_IMAGE, Some(image))];
-    let policy = flyprovider::policy::read(&Env::of(|name| env.text(name)).with_fields(fields)).ok()?;
-    Some(FleetPolicy { min: 0, max: 0, pool: Some(pool.to_owned()), priority: i32::MIN, ..policy })
+    let policy = flyprovider::policy::read(&Env::of(|name| env.text(name)).with_fields(fields))
+        .map_err(|errors| errors.to_string())?;
+    Ok(FleetPolicy { pool: Some(pool.to_owned()), ..emptied(policy) })
+}
+
+/// The policy of a fleet that goes: it takes jobs from no other.
+pub(super) fn emptied(policy: FleetPolicy) -> FleetPolicy {
+    FleetPolicy { min: 0, max: 0, priority: i32::MIN, ..policy }
+}
+
+/// The namespace and the name of a pool.
+pub(super) fn full_name(pool: &WorkerPool) -> String {
+    format!("{}/{}", pool.namespace().unwrap_or_default(), pool.name_any())
 }
 
 /// The policy of a pool, with its place among the others.
 fn with_place(policy: FleetPolicy, pool: &WorkerPool) -> FleetPolicy {
     FleetPolicy {
-        pool: Some(format!("{}/{}", pool.namespace().unwrap_or_default(), pool.name_any())),
+        pool: Some(full_name(pool)),
         priority: pool.spec.priority,
         since: Millis(pool.creation_timestamp().map_or(0, |at| at.0.as_millisecond())),
         ..policy

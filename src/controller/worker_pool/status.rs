@@ -41,7 +41,7 @@ pub(crate) fn status(
     };
     let said = said(standing, fleet, trouble);
     let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-    WorkerPoolStatus {
+    let new = WorkerPoolStatus {
         observed_generation: generation,
         desired: fleet.map(|f| number(f.desired.machines)),
         machines: fleet.map(|f| MachineCounts {
@@ -54,12 +54,32 @@ pub(crate) fn status(
         pending: fleet.map(|f| i64::try_from(f.desired.waiting).unwrap_or(i64::MAX)),
         last_error: error.map(|text| text.chars().take(MAX_ERROR_CHARS).collect()),
         conditions: conditions(&before.conditions, said, generation, now),
+    };
+    if fleet.is_some_and(has_no_list) {
+        // Its counts mean nothing. What they were is the best that is known.
+        let WorkerPoolStatus { desired, machines, pending, .. } = before;
+        return WorkerPoolStatus { desired, machines, pending, ..new };
     }
+    new
 }
+
+/// Whether the machines of the fleet are not known, because they were not listed yet or cannot be.
+fn has_no_list(fleet: &FleetStatus) -> bool {
+    let counts = fleet.desired;
+    fleet.conditions.iter().any(|c| match &*c.reason {
+        NOT_LISTED_YET | "ListFailed" | "NoSuchApp" => true,
+        // A list, or a change.
+        "Unauthorized" | "Billing" => (counts.existing, counts.machines, counts.waiting) == (0, 0, 0),
+        _ => false,
+    })
+}
+
+/// The condition of a fleet whose machines were not listed yet.
+const NOT_LISTED_YET: &str = "NotListedYet";
 
 /// The most important problem of the fleet.
 fn trouble(fleet: &FleetStatus) -> Option<&FleetCondition> {
-    fleet.conditions.iter().find(|c| !matches!(&*c.reason, "Paused" | "NotListedYet"))
+    fleet.conditions.iter().find(|c| !matches!(&*c.reason, "Paused" | NOT_LISTED_YET))
 }
 
 fn said(
@@ -85,7 +105,10 @@ fn said(
         }
         PoolRole::Acts => {}
     }
-    let Some(fleet) = fleet else {
+    let was_listed = |fleet: &&FleetStatus| {
+        trouble.is_some() || !fleet.conditions.iter().any(|c| c.reason == NOT_LISTED_YET)
+    };
+    let Some(fleet) = fleet.filter(was_listed) else {
         let why = "the fleet has not been looked at yet";
         return vec![
             ConditionUpdate::no(condition::READY, reason::NOT_OBSERVED, why),
@@ -166,6 +189,11 @@ mod tests {
         let ready = find(&wrong.conditions, "Ready").unwrap();
         assert_eq!((&*ready.status, &*ready.reason), ("False", "Unauthorized"));
 
+        let unlisted = status(PoolRole::Acts, Some(&fleet(&["NotListedYet"])));
+        let ready = find(&unlisted.conditions, "Ready").unwrap();
+        assert_eq!((&*ready.status, &*ready.reason), ("False", "NotObservedYet"));
+        assert!(holds(&unlisted.conditions, "Reconciling").is_some());
+
         let paused = FleetStatus { paused: true, ..fleet(&["Paused"]) };
         let paused = status(PoolRole::Acts, Some(&paused));
         assert!(
@@ -181,5 +209,25 @@ mod tests {
         assert_eq!((refused.desired, refused.last_error.as_deref()), (Some(3), Some("spec.min: no")));
         assert_eq!(holds(&refused.conditions, "Stalled").unwrap().reason, "InvalidSpec");
         assert!(holds(&status(PoolRole::Acts, None).conditions, "Reconciling").is_some());
+    }
+
+    #[test]
+    fn counts_of_a_pool_remain_while_its_machines_cannot_be_listed() {
+        let known = status(&pool(), &PoolRole::Acts, Some(&fleet(&[])), Millis(0));
+        let pool = WorkerPool { status: Some(known.clone()), ..pool() };
+        for reason in ["NotListedYet", "ListFailed", "NoSuchApp", "Unauthorized", "Billing"] {
+            let unknown = FleetStatus { desired: FleetDesired::default(), ..fleet(&[reason]) };
+            let now = status(&pool, &PoolRole::Acts, Some(&unknown), Millis(1));
+            assert_eq!(
+                (now.desired, now.machines, now.pending),
+                (known.desired, known.machines, known.pending),
+                "{reason}"
+            );
+        }
+        // A refused change says nothing against the list.
+        let counts = FleetDesired { machines: 1, ..FleetDesired::default() };
+        let refused = FleetStatus { desired: counts, ..fleet(&["Unauthorized"]) };
+        let now = status(&pool, &PoolRole::Acts, Some(&refused), Millis(1));
+        assert_eq!((now.desired, now.machines.unwrap().total, now.pending), (Some(1), 0, Some(0)));
     }
 }

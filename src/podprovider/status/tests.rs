@@ -219,3 +219,22 @@ fn lost_node_is_unreachable() {
 fn unknown_phase_is_reported_by_its_name() {
     assert_eq!(listed(json!({"phase": "Floating"})).phase, Phase::Unknown("Floating".into()));
 }
+
+#[test]
+fn pod_whose_other_container_failed_says_which_and_how() {
+    let of = |name: &str, state: Value| json!({"name": name, "state": state, "ready": false, "restartCount": 0, "image": "", "imageID": ""});
+    let mut init = with_worker("Failed", json!({"waiting": {"reason": "PodInitializing"}}));
+    let mut failed = terminated(3, "Error");
+    failed["terminated"]["message"] = json!("no such secret");
+    init["initContainerStatuses"] = json!([of("first", terminated(0, "Completed")), of("settings", failed)]);
+    let machine = listed(init);
+    let said = "container settings: Error (exit code 3): no such secret";
+    assert_eq!((machine.phase, machine.message.as_deref()), (Phase::Failed, Some(said)));
+    let mut sidecar = with_worker("Failed", json!({"waiting": {"reason": "ContainerCreating"}}));
+    sidecar["containerStatuses"][0] = of("proxy", terminated(1, "Error"));
+    assert_eq!(listed(sidecar).message.as_deref(), Some("container proxy: Error (exit code 1)"));
+    // The worker's own end counts, if it has ended.
+    let mut own = with_worker("Failed", terminated(2, "Error"));
+    own["containerStatuses"][0] = of("proxy", terminated(1, "Error"));
+    assert_eq!(listed(own).message.as_deref(), Some("Error (exit code 2)"));
+}

@@ -3,7 +3,7 @@
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{EvictParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, ResourceExt as _};
@@ -39,7 +39,7 @@ pub(super) async fn make(site: &Site, name: &str, spec: Value, pods: Value) {
     pools(site).create(&PostParams::default(), &object).await.unwrap();
 }
 
-async fn change(site: &Site, name: &str, spec: Value) {
+pub(super) async fn change(site: &Site, name: &str, spec: Value) {
     let patch = Patch::Merge(json!({"spec": spec}));
     pools(site).patch(name, &PatchParams::default(), &patch).await.unwrap();
 }
@@ -136,7 +136,8 @@ async fn worker_pool_of_pods_runs_jobs_and_scales_to_zero() {
     let pod = pod_until(&site, "of the new image", |pod| image(pod) == "worker:2").await;
     assert_eq!(pod.name_any(), "base-worker-01");
     site.phase("next", "Complete").await;
-    controller.stop().await;
+    let log = controller.stop().await;
+    assert!(!log.contains("somebody else removes a machine"), "{log}");
 }
 
 fn image(pod: &Pod) -> &str {
@@ -300,6 +301,34 @@ async fn pod_of_somebody_else_that_has_the_name_of_a_slot_is_reported_and_left_a
     let there = pods(&site).list(&ListParams::default()).await.unwrap().items;
     let [pod] = there.as_slice() else { panic!("{there:#?}") };
     assert_eq!((pod.uid(), &pod.metadata.deletion_timestamp), (theirs.uid(), &None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_of_a_deleted_pool_of_the_same_name_is_waited_for() {
+    let site = without_workers("anew").await;
+    let left = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "base-worker-01", "labels": {"tcoder.dev/worker-pool-uid": "earlier"},
+            "ownerReferences": [{
+                "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "name": "base", "uid": "earlier", "controller": true,
+            }],
+        },
+        "spec": {"containers": [{"name": "worker", "image": "worker:1"}]},
+    });
+    let left: Pod = serde_json::from_value(left).unwrap();
+    let left = pods(&site).create(&PostParams::default(), &left).await.unwrap();
+    let controller = controller(&site, &[]).await;
+    make(&site, "base", json!({"min": 1}), json!({})).await;
+    let waits = pool_until(&site, "base", "the slot is taken", |s| s["machines"]["booting"] == 1).await;
+    assert_eq!(condition(&waits, "Ready")["status"], "True", "{waits:#}");
+    // What the garbage collector does, which these tests have not.
+    let at_once = DeleteParams::default().grace_period(0);
+    pods(&site).delete(&left.name_any(), &at_once).await.unwrap();
+    let own = pod_until(&site, "its own", |pod| pod.uid() != left.uid()).await;
+    assert_eq!(own.owner_references()[0].uid, pools(&site).get("base").await.unwrap().uid().unwrap());
+    let log = controller.stop().await;
+    assert!(!log.contains("does not belong to this WorkerPool"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

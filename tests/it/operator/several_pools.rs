@@ -7,14 +7,15 @@ use kube::api::ListParams;
 use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
 use secrecy::ExposeSecret as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::kubelet::{Kubelet, write_status};
-use super::pods::{controller, make as make_pods, own, pod_until, pods, without_workers};
+use super::pods::{change, controller, make as make_pods, own, pod_until, pods, without_workers};
 use super::pool::{condition, make, pool_until, pools};
 use super::status;
 use crate::fleet::there;
 use crate::support::clips::{clip, long_clip};
+use crate::support::process::eventually;
 use crate::support::system::PATIENCE;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,6 +130,18 @@ async fn pool_with_the_highest_priority_makes_the_machine_unless_it_is_paused() 
     let pod = pod_until(&site, "made", |_| true).await;
     assert_eq!(pod.name_any(), "high-worker-01");
     pool_until(&site, "high", "the job is its own", |s| s["pending"] == 1).await;
+    // The other pool has planned since the pod was made, as its new maximum shows, and left the job to the first.
+    change(&site, "low", json!({"max": 7})).await;
+    let low = pools(&site).get("low").await.unwrap().uid().unwrap();
+    let published = || -> Value {
+        let key = format!("{}:fleet:pools", site.namespace);
+        let text: String = redis::cmd("HGET").arg(key).arg(&low).query(&mut site.system.redis()).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    eventually("the other pool has planned", || published()["desired"]["max"] == 7).await;
+    assert_eq!(published()["desired"]["waiting"], 0);
+    // Inputs that do not fit into its 5Gi with their outputs are refused before they are uploaded.
+    assert_eq!(published()["maxInputBytes"], tcoder::job::space::largest_input(5 << 30));
     let listed = pods(&site).list(&ListParams::default()).await.unwrap().items;
     assert_eq!(listed.len(), 1, "{listed:#?}");
     controller.stop().await;

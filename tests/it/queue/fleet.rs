@@ -504,6 +504,20 @@ async fn each_fleet_has_its_own_lock_and_status() {
     redis::cmd("HSET").arg(key).arg("until").arg(before).exec(&mut raw(&config)).unwrap();
     assert_eq!(forget(Duration::from_secs(3600)).await, 1);
     assert_eq!(queue.fleet_locks_expiry([&name]).await.unwrap(), None);
+    // One that cannot be read hides no other, and goes as well; so does one without a WorkerPool that nobody manages.
+    let pools = format!("{}fleet:pools", config.prefix);
+    redis::cmd("HSET").arg(&pools).arg("newer").arg(r#"{"v":99}"#).exec(&mut raw(&config)).unwrap();
+    let fleets = queue.fleets().await.unwrap();
+    assert_eq!(fleets.statuses.into_keys().collect::<Vec<_>>(), [FleetName::default()]);
+    let unreadable: Vec<_> = fleets.unreadable.into_iter().collect();
+    assert!(
+        matches!(&unreadable[..], [(name, why)] if name.as_str() == "newer" && why.contains("version 99")),
+        "{unreadable:?}"
+    );
+    assert_eq!(forget(Duration::from_secs(3600)).await, 1);
+    let key = format!("{}fleet:lock", config.prefix);
+    redis::cmd("HSET").arg(key).arg("until").arg(before).exec(&mut raw(&config)).unwrap();
+    assert_eq!(forget(Duration::from_secs(3600)).await, 0);
     let left = redis::cmd("HGETALL").arg(format!("{}fleet:pools", config.prefix)).query(&mut raw(&config));
     assert_eq!(left, Ok(BTreeMap::<String, String>::new()));
 }

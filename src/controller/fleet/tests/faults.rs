@@ -401,8 +401,9 @@ fn fault_16_budget_limits_launches_and_stops_no_machine() {
 }
 
 #[test]
-fn fault_17_broken_image_stops_launches_and_out_of_memory_does_not() {
-    for (oom, held) in [(true, false), (false, true)] {
+fn fault_17_broken_image_stops_launches_and_a_job_that_needs_too_much_memory_does_not() {
+    // Without a job, a worker that needs too much memory would do so again.
+    for (oom, registers, held) in [(true, true, false), (true, false, true), (false, false, true)] {
         let mut desk = Desk::new(&[(1, Stopped, Nobody)], 1);
         for round in 1..=3 {
             assert_eq!(desk.steps(), ["start m1"], "round {round}");
@@ -411,8 +412,10 @@ fn fault_17_broken_image_stops_launches_and_out_of_memory_does_not() {
             desk.see(&[(1, Stopped, Nobody)], 1);
             desk.list()[0].last_exit =
                 Some(Exit { at: Millis(round), code: 137, out_of_memory: oom, requested: false });
+            let heard = registers.then(|| (MachineId("m1".into()), desk.now - s(10)));
+            desk.seen.queue.as_mut().unwrap().heard.extend(heard);
         }
-        assert_eq!(desk.acts().is_empty(), held);
+        assert_eq!(desk.acts().is_empty(), held, "out of memory: {oom}, with a worker: {registers}");
     }
 }
 

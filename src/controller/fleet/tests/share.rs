@@ -206,3 +206,43 @@ fn machines_that_boot_are_not_forgotten_when_a_list_fails() {
     let capacity = desk.plan().capacity;
     assert_eq!((capacity.free, capacity.room), (1, 0));
 }
+
+#[test]
+fn machine_that_hangs_keeps_no_jobs_from_other_fleets() {
+    let mut desk = pods(&[(1, Phase::Starting, Life::None)], 1);
+    let capacity = desk.plan().capacity;
+    assert_eq!((capacity.free, capacity.room), (1, 2));
+    let boot = desk.policy.deadlines.boot;
+    desk.now += boot;
+    desk.see(&[(1, Phase::Starting, Life::None)], 1);
+    let plan = desk.plan();
+    assert_eq!((plan.capacity.free, plan.capacity.room), (0, 0));
+    // It remains, and where there is no other fleet none is made in addition.
+    assert!(plan.actions.is_empty() && plan.desired.waiting == 1, "{plan:?}");
+    with_others(&mut desk, OtherFleets { before: Vec::new(), after: vec![self::capacity(0, 1)] });
+    assert_eq!(desk.plan().desired.waiting, 0, "the job is the other fleet's");
+    desk.see(&[(1, Phase::Started, Life::Idle)], 1);
+    let capacity = desk.plan().capacity;
+    assert_eq!((capacity.free, capacity.room), (1, 2));
+}
+
+#[test]
+fn machines_that_do_not_boot_in_time_are_not_counted_while_a_list_fails() {
+    let free = |desk: &mut Desk| {
+        desk.seen.machines = Err(ListUnavailable { why: ListFailure::Failed, at: desk.now });
+        desk.plan().capacity.free
+    };
+    let mut desk = pods(&[], 2);
+    desk.first_ends(Outcome::Done(Some(MachineId("m1".into()))));
+    desk.now += desk.policy.deadlines.boot - s(1);
+    assert_eq!(free(&mut desk), 1);
+    desk.now += s(1);
+    assert_eq!(free(&mut desk), 0);
+    // One without a host is no machine to come.
+    let mut desk = pods(&[], 2);
+    desk.first_ends(Outcome::Done(Some(MachineId("m1".into()))));
+    desk.now += s(5);
+    desk.see(&[(1, Phase::Unschedulable, Life::None)], 2);
+    desk.plan();
+    assert_eq!(free(&mut desk), 0);
+}
