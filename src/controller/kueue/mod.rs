@@ -276,7 +276,11 @@ impl Kueue {
     async fn find_prebuilt(&self, job: &TranscodeJob) -> Result<Option<Refusal>, kube::Error> {
         let ((namespace, _), name) = (name_of(job), workload_name(job));
         let api: Api<Workload> = Api::namespaced_with(self.client.clone(), &namespace, &workloads());
-        let Some(found) = bounded(api.get_opt(&name)).await? else { return Ok(None) };
+        let found = bounded(api.get_opt(&name)).await?;
+        // One that is being deleted makes room for another.
+        let Some(found) = found.filter(|found| found.metadata.deletion_timestamp.is_none()) else {
+            return Ok(None);
+        };
         if !workload::is_free(&found) && !workload::is_of(&found, &job.uid().unwrap_or_default()) {
             return Ok(Some(Refusal::not_owned(&name)));
         }

@@ -389,13 +389,17 @@ async fn job_of_another_controller_is_left_alone_and_multikueue_gets_its_workloa
     assert!(queue.workloads.get_opt(&workload_name(&foreign)).await.unwrap().is_none());
     // As MultiKueue makes it in the cluster of the workers: the Workload first, which the job names.
     // A user may make one, too, whose labels the controller does not know.
+    site.kubectl_ok(&["create", "configmap", "other"]).await;
+    let other = site.kubectl_ok(&["get", "configmap", "other", "-o", "jsonpath={.metadata.uid}"]).await;
     for (name, labels) in [
         ("from-the-manager", json!({"app.kubernetes.io/managed-by": "tcoder-controller"})),
         ("from-a-user", json!({})),
     ] {
         let copy: DynamicObject = serde_json::from_value(json!({
             "apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "Workload",
-            "metadata": {"name": name, "labels": labels},
+            "metadata": {"name": name, "labels": labels, "ownerReferences": [
+                {"apiVersion": "v1", "kind": "ConfigMap", "name": "other", "uid": other},
+            ]},
             "spec": {"queueName": "films", "podSets": [
                 {"name": "main", "count": 1, "template": {"spec": {"containers": [{"name": "worker"}]}}},
             ]},
@@ -409,12 +413,15 @@ async fn job_of_another_controller_is_left_alone_and_multikueue_gets_its_workloa
             loop {
                 let workload = queue.workloads.get(name).await.unwrap();
                 if workload.owner_references().iter().any(|owner| Some(&owner.uid) == job.uid().as_ref()) {
-                    return;
+                    return workload;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, adopted).await.expect("the Workload is not adopted");
+        let workload = tokio::time::timeout(PATIENCE, adopted).await.expect("the Workload is not adopted");
+        // Its other owner stays.
+        let owners: Vec<String> = workload.owner_references().iter().map(|owner| owner.uid.clone()).collect();
+        assert_eq!(owners, [other.clone(), job.uid().unwrap()]);
     }
     // The field cannot be changed.
     let change = Patch::Merge(json!({"spec": {"managedBy": "tcoder.dev/controller"}}));
