@@ -7,12 +7,14 @@
 //! | `decide` | observation -> next action, or the status (pure) |
 //! | `status` | a job -> the status (pure) |
 //! | `events` | two statuses -> the Events for their difference (pure) |
+//! | `event_writer` | writes these Events |
 //! | `queued` | what Kueue says about a job, and the job's Workload |
 //! | `index` | maps jobs to objects, filters job events |
 //! | `reconcile` | carries out the actions: Redis, the API server, the bucket |
 //! | here | the watch, and the triggers of reconciliations |
 
 mod decide;
+mod event_writer;
 mod events;
 mod index;
 mod queued;
@@ -23,6 +25,7 @@ mod submission;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use event_writer::EventWriter;
 pub(crate) use index::{Room, WebhookRequest};
 use index::{job_id, mirrored};
 pub(crate) use reconcile::{Context, ReconcilerHandles, Webhook};
