@@ -161,6 +161,10 @@ impl Context {
                 if let Some(listed) = listed {
                     listed.insert(id);
                 }
+                // No controller may have heard that the job was retried, and a finished job is not read without an event.
+                if !self.knows_all() && phase(object) == Some(JobPhase::Failed) {
+                    self.index().mark_dirty(id);
+                }
             }
             Event::Delete(object) => {
                 if let Some(id) = id_of(object) {
@@ -178,9 +182,12 @@ impl Context {
     }
 }
 
+fn phase(object: &Guarded) -> Option<JobPhase> {
+    object.0.as_ref().ok()?.status.as_ref()?.phase
+}
+
 fn ended(object: &Guarded) -> bool {
-    let status = object.0.as_ref().ok().and_then(|job| job.status.as_ref());
-    status.and_then(|status| status.phase).is_some_and(JobPhase::is_terminal)
+    phase(object).is_some_and(JobPhase::is_terminal)
 }
 
 fn on_error(object: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>) -> Action {
