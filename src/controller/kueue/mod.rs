@@ -17,11 +17,12 @@ mod workload;
 
 pub(crate) use decide::{Hold, JobView, Presence, QueueView, Step, hold, step};
 pub(crate) use refusal::Refusal;
+use refusal::Refusals;
 pub(crate) use workload::{Workload, prebuilt, queue, workload_name, workloads};
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
@@ -29,11 +30,12 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::crd::{TranscodeJob, reason};
+use crate::controller::conditions::holds;
+use crate::crd::{TranscodeJob, condition, reason};
 use crate::job::Millis;
 use workload::{PRIORITY_CLASS_LABEL, WorkloadPriority};
 
@@ -55,9 +57,8 @@ pub(crate) struct Kueue {
     state: Mutex<State>,
     /// A job names a queue.
     is_wanted: Notify,
-    wake: mpsc::UnboundedSender<Name>,
-    /// The jobs to reconcile; taken by [`Kueue::woken`].
-    woken: Mutex<Option<mpsc::UnboundedReceiver<Name>>>,
+    /// There are jobs to reconcile.
+    is_woken: Notify,
 }
 
 #[derive(Default)]
@@ -66,8 +67,9 @@ struct State {
     workloads: HashMap<Name, Workload>,
     /// The jobs to which what is known of Kueue matters.
     jobs: HashSet<Name>,
-    /// What was refused about the Workloads of jobs, with the uids of these jobs.
-    refusals: HashMap<Name, (String, Refusal)>,
+    /// The jobs to reconcile because of what became known. A set, so that repeats merge.
+    woken: BTreeSet<Name>,
+    refusals: Refusals,
 }
 
 /// What is known of Kueue, and of the Workload of one job.
@@ -97,28 +99,23 @@ impl Kueue {
     /// Knows nothing yet.
     #[must_use]
     pub(crate) fn new(client: Client, watched: Api<Workload>) -> Self {
-        let (wake, woken) = mpsc::unbounded_channel();
-        Self {
-            client,
-            watched,
-            state: Mutex::default(),
-            is_wanted: Notify::new(),
-            wake,
-            woken: Mutex::new(Some(woken)),
-        }
+        Self { client, watched, state: Mutex::default(), is_wanted: Notify::new(), is_woken: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The jobs to reconcile because of what became known here. Only the first call returns them.
-    pub(crate) fn woken(&self) -> impl Stream<Item = Name> + use<> {
-        let receiver = self.woken.lock().unwrap_or_else(PoisonError::into_inner).take();
-        futures::stream::unfold(receiver, |receiver| async {
-            let mut receiver = receiver?;
-            let name = receiver.recv().await?;
-            Some((name, Some(receiver)))
+    /// The jobs to reconcile because of what became known here. Of several such streams, one gets each job.
+    pub(crate) fn woken(self: &Arc<Self>) -> impl Stream<Item = Name> + use<> {
+        futures::stream::unfold(Arc::clone(self), |kueue| async {
+            loop {
+                let next = kueue.state().woken.pop_first();
+                if let Some(name) = next {
+                    return Some((name, kueue));
+                }
+                kueue.is_woken.notified().await;
+            }
         })
     }
 
@@ -127,10 +124,10 @@ impl Kueue {
         let name = name_of(job);
         let mut state = self.state();
         let workload = state.workloads.get(&(name.0.clone(), workload_name(job))).cloned();
-        let uid = job.uid().unwrap_or_default();
-        let refusal =
-            state.refusals.get(&name).filter(|(of, _)| *of == uid).map(|(_, refusal)| refusal.clone());
-        if queue(job).is_some() {
+        let refusal = state.refusals.get(&name, &job.uid().unwrap_or_default()).cloned();
+        let conditions = job.status.as_ref().map_or(&[][..], |status| &status.conditions);
+        // Its status says what was refused before this controller started.
+        if queue(job).is_some() || holds(conditions, condition::WORKLOAD_OUTDATED).is_some() {
             state.jobs.insert(name);
             self.is_wanted.notify_one();
         }
@@ -144,18 +141,20 @@ impl Kueue {
         state.refusals.remove(&name);
     }
 
+    /// Forgets all jobs but these, after all were listed anew: the deletion of the others was not seen.
+    pub(crate) fn keep(&self, there: &HashSet<Name>) {
+        let mut state = self.state();
+        state.jobs.retain(|name| there.contains(name));
+        state.refusals.retain(|name| there.contains(name));
+    }
+
     /// Records whether the last step was refused, and has the job reconciled if that is new, since its status says it.
     fn remember(&self, job: &TranscodeJob, refusal: Option<Refusal>) {
-        let name = name_of(job);
-        let now = refusal.map(|refusal| (job.uid().unwrap_or_default(), refusal));
-        let before = match now.clone() {
-            Some(now) => self.state().refusals.insert(name.clone(), now),
-            None => self.state().refusals.remove(&name),
-        };
-        if before == now {
+        let (name, uid) = (name_of(job), job.uid().unwrap_or_default());
+        if !self.state().refusals.note(&name, &uid, refusal.clone(), Instant::now()) {
             return;
         }
-        if let (Some((_, Refusal { reason, message })), (namespace, name)) = (&now, &name) {
+        if let (Some(Refusal { reason, message }), (namespace, name)) = (&refusal, &name) {
             tracing::warn!(namespace, name, reason, "a Workload is refused: {message}");
         }
         self.wake(name);
@@ -347,8 +346,8 @@ impl Kueue {
     }
 
     fn wake(&self, job: Name) {
-        // The receiver is gone only when the controller stops.
-        drop(self.wake.send(job));
+        self.state().woken.insert(job);
+        self.is_woken.notify_one();
     }
 
     /// Looks for Kueue; `None` if the API server does not answer.

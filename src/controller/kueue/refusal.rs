@@ -1,5 +1,9 @@
 //! What the API server refuses about a Workload, and what that means for the job. Pure.
 
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::Name;
 use crate::crd::reason;
 
 /// Maximum length of what is repeated of the API server's message, characters.
@@ -61,6 +65,53 @@ impl Refusal {
     }
 }
 
+/// How long a message stands while the reason stays the same. What the API server says may vary with each answer, and each
+/// message is a write of the job's status, after which the job is reconciled.
+const STANDS: Duration = Duration::from_secs(60);
+
+/// What was refused about the Workloads of jobs.
+#[derive(Default)]
+pub(super) struct Refusals(HashMap<Name, Refused>);
+
+struct Refused {
+    /// The uid of the job.
+    uid: String,
+    refusal: Refusal,
+    /// When this message was recorded.
+    since: Instant,
+}
+
+impl Refusals {
+    /// What was refused about the Workload of the job with this name and uid.
+    #[must_use]
+    pub(super) fn get(&self, name: &Name, uid: &str) -> Option<&Refusal> {
+        self.0.get(name).filter(|refused| refused.uid == uid).map(|refused| &refused.refusal)
+    }
+
+    /// Records whether the last step was refused. Returns whether that is news for the job: another message for the same
+    /// reason is none.
+    pub(super) fn note(&mut self, name: &Name, uid: &str, refusal: Option<Refusal>, now: Instant) -> bool {
+        let Some(refusal) = refusal else { return self.0.remove(name).is_some() };
+        let before = self.0.get(name);
+        let same = before.filter(|refused| refused.uid == uid && refused.refusal.reason == refusal.reason);
+        let is_news = same.is_none();
+        if same.is_none_or(|refused| now.saturating_duration_since(refused.since) >= STANDS) {
+            self.0.insert(name.clone(), Refused { uid: uid.to_owned(), refusal, since: now });
+        }
+        is_news
+    }
+
+    /// Forgets the job with this name.
+    pub(super) fn remove(&mut self, name: &Name) {
+        self.0.remove(name);
+    }
+
+    /// Forgets the jobs for which this does not hold.
+    pub(super) fn retain(&mut self, mut stays: impl FnMut(&Name) -> bool) {
+        self.0.retain(|name, _| stays(name));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +134,24 @@ mod tests {
         for passes in [404, 409, 429, 500, 503] {
             assert_eq!(reason(passes, "m"), None, "{passes}");
         }
+    }
+
+    #[test]
+    fn message_that_varies_is_no_news_and_changes_once_a_minute() {
+        let (film, start) = (("films".to_owned(), "film".to_owned()), Instant::now());
+        let refused = |reason, message: &str| Some(Refusal { reason, message: message.into() });
+        let mut refusals = Refusals::default();
+        let mut note = |uid, refusal, seconds| {
+            let is_news = refusals.note(&film, uid, refusal, start + Duration::from_secs(seconds));
+            (is_news, refusals.get(&film, uid).map(|refusal| refusal.message.clone()))
+        };
+        let said = |text: &str| Some(text.to_owned());
+        assert_eq!(note("1", None, 0), (false, None));
+        assert_eq!(note("1", refused(reason::WORKLOAD_REFUSED, "a"), 0), (true, said("a")));
+        assert_eq!(note("1", refused(reason::WORKLOAD_REFUSED, "b"), 59), (false, said("a")));
+        assert_eq!(note("1", refused(reason::WORKLOAD_REFUSED, "c"), 60), (false, said("c")));
+        assert_eq!(note("1", refused(reason::KUEUE_FORBIDDEN, "d"), 61), (true, said("d")));
+        assert_eq!(note("2", refused(reason::KUEUE_FORBIDDEN, "e"), 62), (true, said("e")));
+        assert_eq!(note("2", None, 63), (true, None));
     }
 }

@@ -267,6 +267,8 @@ impl Context {
             price,
             now: now_millis(),
             hold: queued.hold.as_ref(),
+            refusal: queued.refusal(),
+            is_queue_known: queued.is_known(),
         };
         let seen = DecisionInput {
             frame: frame(),

@@ -507,3 +507,93 @@ async fn controller_without_the_roles_for_kueue_says_which_to_apply() {
     controller.ready().await;
     queue.until(&film, "gone", |workload| workload.is_none()).await;
 }
+
+#[tokio::test]
+async fn controller_that_starts_anew_writes_nothing_to_a_job_that_waits() {
+    let cluster = cluster::bare().await;
+    define_kueue(cluster).await;
+    let site = Site::on(cluster, system::shared().await, "restart").await;
+    let controller = site.controller(&[]);
+    controller.ready().await;
+    let queue = Queue::of(&site);
+    let spec = json!({"input": {"key": "a.mp4"}});
+    let waits = |job: &TranscodeJob| {
+        condition(job, "Suspended").is_some_and(|(reason, message)| {
+            reason == "AwaitingAdmission"
+                && message.starts_with("the job waits for its admission in the queue")
+        })
+    };
+    let job = queue.make("film", in_queue(), spec.clone()).await;
+    queue.workload(&job).await;
+    let before = site.until("film", "waiting", waits).await;
+    controller.stop().await;
+    for name in ["second", "third"] {
+        let controller = site.controller(&[]);
+        controller.ready().await;
+        let other = queue.make(name, in_queue(), spec.clone()).await;
+        queue.workload(&other).await;
+        // By now Kueue is known, and the older one was reconciled with that.
+        site.until(name, "waiting", waits).await;
+        controller.stop().await;
+        let now = site.jobs().get("film").await.unwrap();
+        assert_eq!(now.resource_version(), before.resource_version(), "{:#?}", now.status);
+    }
+}
+
+#[tokio::test]
+async fn refused_deletion_of_a_workload_is_told_and_tried_again() {
+    let cluster = cluster::bare().await;
+    define_kueue(cluster).await;
+    let site = Site::on(cluster, system::shared().await, "undeleted").await;
+    for overlay in ["namespaced", "kueue"] {
+        let own = if overlay == "kueue" { "tcoder-system" } else { "films" };
+        grant(cluster, overlay, own, &site.namespace).await;
+    }
+    let account = cluster.kubeconfig_of(&site.namespace, "tcoder-controller").await;
+    let env = [("MIRROR_MAX", "0"), ("POD_NAMESPACE", site.namespace.as_str())];
+    let controller = Controller::start(site.system, &account, &["--namespace", &site.namespace], &env);
+    controller.ready().await;
+    let queue = Queue::of(&site);
+    let job = queue.make("film", in_queue(), json!({"input": {"upload": {}}})).await;
+    queue.workload(&job).await;
+    // A policy of the cluster's administrator stands for whatever refuses it.
+    let rules = json!([{"apiGroups": ["kueue.x-k8s.io"], "apiVersions": ["*"], "operations": ["DELETE"], "resources": ["workloads"]}]);
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": site.namespace},
+        "spec": {
+            "failurePolicy": "Fail", "matchConstraints": {"resourceRules": rules},
+            "validations": [{"expression": "false", "message": "Workloads stay"}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": site.namespace},
+        "spec": {
+            "policyName": site.namespace, "validationActions": ["Deny"],
+            "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": site.namespace}}},
+        },
+    });
+    for object in [&policy, &binding] {
+        let file = site.file(&object.to_string());
+        cluster.kubectl_ok(&["apply", "-f", file.to_str().unwrap()]).await;
+    }
+    let name = workload_name(&job);
+    let is_refused = async {
+        let dry = DeleteParams { dry_run: true, ..DeleteParams::default() };
+        while queue.workloads.delete(&name, &dry).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_refused).await.expect("the policy does not apply");
+    // Without the label the job needs no Workload, and runs.
+    let unlabel = Patch::Merge(json!({"metadata": {"labels": {"kueue.x-k8s.io/queue-name": null}}}));
+    site.jobs().patch("film", &PatchParams::default(), &unlabel).await.unwrap();
+    let (job, reason, message) = site.condition("film", "WorkloadOutdated").await;
+    assert!(reason == "WorkloadRefused" && message.contains("Workloads stay"), "{reason}: {message}");
+    assert!(condition(&job, "Suspended").is_none(), "{:#?}", job.status);
+    cluster.kubectl_ok(&["delete", "validatingadmissionpolicybinding", &site.namespace]).await;
+    queue.until(&job, "gone", |workload| workload.is_none()).await;
+    site.until("film", "without a Workload", |job| condition(job, "WorkloadOutdated").is_none()).await;
+    controller.stop().await;
+}
