@@ -54,6 +54,8 @@ pub mod condition {
     pub const RECONCILING: &str = "Reconciling";
     /// There is no progress until the spec or the cluster is changed (kstatus).
     pub const STALLED: &str = "Stalled";
+    /// The API server refuses a change of the job's Workload in Kueue, which does not hold the job back.
+    pub const WORKLOAD_OUTDATED: &str = "WorkloadOutdated";
     /// The fleet follows the pool.
     pub const READY: &str = "Ready";
     /// The fleet is paused: machines are left as they are.

@@ -73,7 +73,8 @@ pub(crate) fn conditions(
         .collect()
 }
 
-fn cut(mut message: String) -> String {
+/// The message, shortened to what the API server accepts of an Event; `-` if it is empty.
+pub(crate) fn cut(mut message: String) -> String {
     if message.is_empty() {
         return "-".to_owned();
     }

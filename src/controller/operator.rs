@@ -7,7 +7,6 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -24,7 +23,7 @@ use super::other_installs::{
 };
 use super::reconciler::FleetTable;
 use super::reconciler::admin::Ready;
-use super::transcode_job::{self, Context, ReconcilerHandles, Rules};
+use super::transcode_job::{self, Context, EventWriter, ReconcilerHandles, Rules};
 use super::webhook_keys::SecretKeys;
 use super::worker_pool::{Pools, Statuses, WantedFleets};
 use crate::crd::{TranscodeJob, WorkerPool};
@@ -306,7 +305,6 @@ impl Operator {
         term: CancellationToken,
     ) {
         let (client, queue) = (self.client.clone(), self.queue.clone());
-        let reporter = Reporter { controller: NAME.to_owned(), instance: Some(self.holder.clone()) };
         let queues = Arc::new(Kueue::new(client.clone(), self.workloads()));
         let context = Arc::new(Context::new(ReconcilerHandles {
             client: client.clone(),
@@ -321,7 +319,7 @@ impl Operator {
             mirrors: self.mirror.map(|_| self.home().to_owned()),
             price: prices,
             kueue: Arc::clone(&queues),
-            recorder: Recorder::new(client.clone(), reporter),
+            events: EventWriter::new(client.clone(), NAME, self.holder.clone()),
             metrics: Arc::clone(&self.metrics),
         }));
         let keys = Arc::new(SecretKeys { client: client.clone(), objects: Arc::clone(&context) });

@@ -359,7 +359,7 @@ pub struct TranscodeJobStatus {
     /// The cost of the job's machine time, once the job has finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<CostStatus>,
-    /// Conditions of the types Complete, Failed, Suspended, Playable, Reconciling and Stalled.
+    /// Conditions of the types Complete, Failed, Suspended, Playable, Reconciling, Stalled and WorkloadOutdated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "rules::conditions")]
     pub conditions: Vec<Condition>,
@@ -375,9 +375,13 @@ pub struct FailureStatus {
     /// What went wrong; for an encode, with the last lines of FFmpeg.
     #[schemars(length(max = 4096))]
     pub message: String,
-    /// The number of the attempt, from 1.
+    /// The number of the attempt, from 1; of a part, the number of attempts at it that have failed.
     #[schemars(range(min = 0))]
     pub attempt: i32,
+    /// The part, if the job is encoded in parts on several workers: audio, or chunk- and its number, from 0.
+    #[schemars(length(max = 32))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
     /// Number of failures so far that were not counted, by spec.failurePolicy.
     #[schemars(range(min = 0))]
     #[serde(default, skip_serializing_if = "Option::is_none")]

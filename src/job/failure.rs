@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use strum::{IntoStaticStr, VariantArray};
 
+use super::time::Millis;
+
 /// The kind of failure. The names are stable, for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "camelCase")]
@@ -86,6 +88,22 @@ impl FailureCode {
             | Self::Other => true,
         }
     }
+}
+
+/// The last failed attempt at a part of a job that is encoded on several workers. Another attempt at the part follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PartFailure {
+    /// The part: `audio`, or `chunk-` and its number, from 0.
+    pub part: String,
+    /// Number of attempts at this part that have failed, this one included.
+    pub failures: u32,
+    /// When the next attempt at the part is due; absent if that is at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Millis>,
+    /// Why the attempt failed: `error` and `errorCode`.
+    #[serde(flatten)]
+    pub failure: Failure,
 }
 
 /// The failure of an attempt: its kind and a sentence. In JSON these are `errorCode` and `error`.

@@ -21,7 +21,7 @@ mod time;
 mod token;
 
 pub use entry::EntryKind;
-pub use failure::{Failure, FailureCode};
+pub use failure::{Failure, FailureCode, PartFailure};
 pub use failure_policy::{FailureAction, FailurePolicy, FailureRule, IGNORED_FAILURES};
 pub use id::{AttemptId, Epoch, InvalidAttemptId, InvalidEpoch, InvalidJobId, JobId, WorkerId};
 pub use input_limits::InputLimits;
@@ -95,6 +95,9 @@ pub struct Job {
     /// `errorCode`, next to the fields above.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
+    /// Why an attempt at one of its parts failed last, while the job is encoded in parts on several workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_failure: Option<PartFailure>,
     /// The result of a completed job: `outputs`, `source`, `timings` and more, next to the fields above.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub result: Option<JobResult>,
@@ -188,7 +191,8 @@ pub struct JobEvent {
     /// Progress in percent, in progress events only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<f64>,
-    /// The attempt that made this progress, in progress events only.
+    /// The attempt that made this progress, in progress events only. Without it the event tells that an attempt at a part of
+    /// the job has failed, which does not change the progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
 }

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::codec::{check_record_version, parse_spec, text_items};
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{Epoch, Job, JobId, Millis, Part, ReadyRange, State, Timestamps, TokenName, WorkerId};
+use crate::job::{
+    Epoch, Job, JobId, Millis, Part, PartFailure, ReadyRange, State, Timestamps, TokenName, WorkerId,
+};
 
 /// Selects the jobs of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -370,6 +372,10 @@ pub(super) fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueEr
     // The end of a split job waits for a worker while players play the job.
     let plays = field("playable").is_some() && matches!(stored, State::Queued | State::Running);
     let worker = field("worker").map(|w| WorkerId(w.to_owned()));
+    let epoch = Epoch(number("epoch"));
+    let split = field("split").and_then(|epoch| epoch.parse().ok()).map(Epoch);
+    let waits_for_parts = stored == State::Running && split == Some(epoch);
+    let part_failure = field("failed_part").filter(|_| waits_for_parts);
     let owner = field("owner").map(str::parse).transpose().map_err(|_| bad("owner"))?;
     Ok(Some(Job {
         job_id: id,
@@ -379,7 +385,7 @@ pub(super) fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueEr
         filename: spec.input.file_name(),
         spec,
         attempt: u32::try_from(number("attempt")).unwrap_or(u32::MAX),
-        epoch: Epoch(number("epoch")),
+        epoch,
         worker,
         progress: field("progress").and_then(|p| p.parse().ok()).unwrap_or(0.0),
         timestamps: Timestamps {
@@ -393,14 +399,26 @@ pub(super) fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueEr
         },
         suspended: field("suspended").is_some(),
         error: json("error")?,
+        part_failure: part_failure.and_then(|text| parse_part_failure(text, epoch)),
         result: field("result")
             .map(|json| serde_json::from_str(json).map_err(|_| bad("result")))
             .transpose()?,
         play_url: None,
         ready: Vec::new(),
-        split: field("split").and_then(|epoch| epoch.parse().ok()).map(Epoch),
+        split,
         ignored: u32::try_from(number("ignored")).unwrap_or(u32::MAX),
         life: field("life").and_then(|epoch| epoch.parse().ok()).map(Epoch),
         committed: field("committed").and_then(|epoch| epoch.parse().ok()).map(Epoch),
     }))
+}
+
+/// Parses what tell_failed_part in lib.lua has written; `None` if it is about the parts of another split.
+fn parse_part_failure(text: &str, split: Epoch) -> Option<PartFailure> {
+    let mut fields = text.splitn(5, ' ');
+    let by = fields.next()?.parse().ok().map(Epoch)?;
+    let part: Part = fields.next()?.parse().ok()?;
+    let failures = fields.next()?.parse().ok()?;
+    let retry_at = fields.next()?.parse().ok().map(Millis).filter(|at| at.0 > 0);
+    let failure = serde_json::from_str(fields.next()?).ok()?;
+    (by == split).then(|| PartFailure { part: part.to_string(), failures, retry_at, failure })
 }

@@ -43,6 +43,11 @@ const outcome = (job) => {
     return h("p", { class: "problem" }, `Attempt ${job.attempt} failed: ${job.error}. It is tried again`,
       job.timestamps.retryAt ? ` at ${new Date(job.timestamps.retryAt).toLocaleTimeString()}.` : ".");
   }
+  if (job.partFailure) {
+    const { part, error, retryAt } = job.partFailure;
+    return h("p", { class: "problem" }, `An attempt at the part ${part} failed: ${error}. It is tried again`,
+      retryAt ? ` at ${new Date(retryAt).toLocaleTimeString()}.` : ".");
+  }
   if (job.status === "failed" && job.error) return h("p", { class: "problem" }, h("strong", {}, "It failed: "), job.error);
   return undefined;
 };

@@ -219,12 +219,18 @@ pub(crate) fn step(view: &QueueView<'_>, job: &JobView) -> Step {
     // be admitted again.
     let is_retried = is(workload, FINISHED) && !view.is_elsewhere;
     let is_obsolete = view.queue.is_none() || (view.suspend || is_retried) && !job.is_active;
-    if is_obsolete {
-        return if view.is_prebuilt { Step::Nothing } else { Step::Delete };
+    if is_obsolete && !view.is_prebuilt {
+        return Step::Delete;
     }
     let has_quota = is(workload, QUOTA_RESERVED);
+    // Also of one that is not deleted because somebody else made it: nobody but this controller answers its eviction.
     if is(workload, EVICTED) {
-        return if has_quota && !job.is_active { Step::Release } else { Step::Nothing };
+        let needs_none = !job.is_active || view.queue.is_none();
+        let is_due = has_quota && needs_none && !is(workload, FINISHED);
+        return if is_due { Step::Release } else { Step::Nothing };
+    }
+    if is_obsolete {
+        return Step::Nothing;
     }
     match view.queue {
         Some(queue) if !has_quota && !view.is_prebuilt && workload.spec.queue_name != queue => {

@@ -17,19 +17,21 @@ mod workload;
 
 pub(crate) use decide::{Hold, JobView, Presence, QueueView, Step, hold, step};
 pub(crate) use refusal::Refusal;
+use refusal::{Refusals, tells_refusal};
 pub(crate) use workload::{Workload, prebuilt, queue, workload_name, workloads};
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -55,9 +57,8 @@ pub(crate) struct Kueue {
     state: Mutex<State>,
     /// A job names a queue.
     is_wanted: Notify,
-    wake: mpsc::UnboundedSender<Name>,
-    /// The jobs to reconcile; taken by [`Kueue::woken`].
-    woken: Mutex<Option<mpsc::UnboundedReceiver<Name>>>,
+    /// There are jobs to reconcile.
+    is_woken: Notify,
 }
 
 #[derive(Default)]
@@ -66,8 +67,9 @@ struct State {
     workloads: HashMap<Name, Workload>,
     /// The jobs to which what is known of Kueue matters.
     jobs: HashSet<Name>,
-    /// What was refused about the Workloads of jobs, with the uids of these jobs.
-    refusals: HashMap<Name, (String, Refusal)>,
+    /// The jobs to reconcile because of what became known. A set, so that repeats merge.
+    woken: BTreeSet<Name>,
+    refusals: Refusals,
 }
 
 /// What is known of Kueue, and of the Workload of one job.
@@ -79,6 +81,8 @@ pub(crate) struct Seen {
     pub workload: Option<Workload>,
     /// Why the last step could not be carried out.
     pub refusal: Option<Refusal>,
+    /// Whether that is all that is to be known: a controller that has just started knows neither Kueue nor what is refused.
+    pub is_known: bool,
 }
 
 /// Why a watch has ended.
@@ -89,6 +93,10 @@ enum Ended {
     Stopped,
 }
 
+fn conditions_of_job(job: &TranscodeJob) -> &[Condition] {
+    job.status.as_ref().map_or(&[], |status| &status.conditions)
+}
+
 fn name_of<K: kube::Resource>(object: &K) -> Name {
     (object.meta().namespace.clone().unwrap_or_default(), object.meta().name.clone().unwrap_or_default())
 }
@@ -97,28 +105,23 @@ impl Kueue {
     /// Knows nothing yet.
     #[must_use]
     pub(crate) fn new(client: Client, watched: Api<Workload>) -> Self {
-        let (wake, woken) = mpsc::unbounded_channel();
-        Self {
-            client,
-            watched,
-            state: Mutex::default(),
-            is_wanted: Notify::new(),
-            wake,
-            woken: Mutex::new(Some(woken)),
-        }
+        Self { client, watched, state: Mutex::default(), is_wanted: Notify::new(), is_woken: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The jobs to reconcile because of what became known here. Only the first call returns them.
-    pub(crate) fn woken(&self) -> impl Stream<Item = Name> + use<> {
-        let receiver = self.woken.lock().unwrap_or_else(PoisonError::into_inner).take();
-        futures::stream::unfold(receiver, |receiver| async {
-            let mut receiver = receiver?;
-            let name = receiver.recv().await?;
-            Some((name, Some(receiver)))
+    /// The jobs to reconcile because of what became known here. Of several such streams, one gets each job.
+    pub(crate) fn woken(self: &Arc<Self>) -> impl Stream<Item = Name> + use<> {
+        futures::stream::unfold(Arc::clone(self), |kueue| async {
+            loop {
+                let next = kueue.state().woken.pop_first();
+                if let Some(name) = next {
+                    return Some((name, kueue));
+                }
+                kueue.is_woken.notified().await;
+            }
         })
     }
 
@@ -127,14 +130,18 @@ impl Kueue {
         let name = name_of(job);
         let mut state = self.state();
         let workload = state.workloads.get(&(name.0.clone(), workload_name(job))).cloned();
-        let uid = job.uid().unwrap_or_default();
-        let refusal =
-            state.refusals.get(&name).filter(|(of, _)| *of == uid).map(|(_, refusal)| refusal.clone());
-        if queue(job).is_some() {
+        let (uid, tells) = (job.uid().unwrap_or_default(), tells_refusal(conditions_of_job(job)));
+        let refusal = state.refusals.get(&name, &uid).cloned();
+        let is_known = match state.presence {
+            Presence::Unknown => false,
+            Presence::Usable => !tells || state.refusals.knows(&name, &uid),
+            Presence::Missing { .. } => true,
+        };
+        if queue(job).is_some() || tells {
             state.jobs.insert(name);
             self.is_wanted.notify_one();
         }
-        Seen { presence: state.presence.clone(), workload, refusal }
+        Seen { presence: state.presence.clone(), workload, refusal, is_known }
     }
 
     /// Forgets a job that was deleted.
@@ -144,18 +151,21 @@ impl Kueue {
         state.refusals.remove(&name);
     }
 
+    /// Forgets all jobs but these, after all were listed anew: the deletion of the others was not seen.
+    pub(crate) fn keep(&self, there: &HashSet<Name>) {
+        let mut state = self.state();
+        state.jobs.retain(|name| there.contains(name));
+        state.refusals.retain(|name| there.contains(name));
+    }
+
     /// Records whether the last step was refused, and has the job reconciled if that is new, since its status says it.
     fn remember(&self, job: &TranscodeJob, refusal: Option<Refusal>) {
-        let name = name_of(job);
-        let now = refusal.map(|refusal| (job.uid().unwrap_or_default(), refusal));
-        let before = match now.clone() {
-            Some(now) => self.state().refusals.insert(name.clone(), now),
-            None => self.state().refusals.remove(&name),
-        };
-        if before == now {
+        let (name, uid) = (name_of(job), job.uid().unwrap_or_default());
+        let tells = tells_refusal(conditions_of_job(job));
+        if !self.state().refusals.note(&name, &uid, tells, refusal.clone(), Instant::now()) {
             return;
         }
-        if let (Some((_, Refusal { reason, message })), (namespace, name)) = (&now, &name) {
+        if let (Some(Refusal { reason, message }), (namespace, name)) = (&refusal, &name) {
             tracing::warn!(namespace, name, reason, "a Workload is refused: {message}");
         }
         self.wake(name);
@@ -175,11 +185,11 @@ impl Kueue {
     pub(crate) async fn carry_out(
         &self,
         job: &TranscodeJob,
-        workload: Option<&Workload>,
+        seen: &Seen,
         step: Step,
         now: Millis,
     ) -> Result<(), kube::Error> {
-        let done = match workload {
+        let done = match seen.workload.as_ref() {
             None if step == Step::Create => self.create(job).await,
             None if step == Step::Find => self.find_prebuilt(job).await,
             None => Ok(None),
@@ -189,7 +199,10 @@ impl Kueue {
             Ok(refusal) => refusal,
             Err(error) => Some(Refusal::of(&error).ok_or(error)?),
         };
-        self.remember(job, refusal);
+        // Before the Workloads are known, it is not known whether there is something to do.
+        if seen.presence != Presence::Unknown {
+            self.remember(job, refusal);
+        }
         Ok(())
     }
 
@@ -276,7 +289,11 @@ impl Kueue {
     async fn find_prebuilt(&self, job: &TranscodeJob) -> Result<Option<Refusal>, kube::Error> {
         let ((namespace, _), name) = (name_of(job), workload_name(job));
         let api: Api<Workload> = Api::namespaced_with(self.client.clone(), &namespace, &workloads());
-        let Some(found) = bounded(api.get_opt(&name)).await? else { return Ok(None) };
+        let found = bounded(api.get_opt(&name)).await?;
+        // One that is being deleted makes room for another.
+        let Some(found) = found.filter(|found| found.metadata.deletion_timestamp.is_none()) else {
+            return Ok(None);
+        };
         if !workload::is_free(&found) && !workload::is_of(&found, &job.uid().unwrap_or_default()) {
             return Ok(Some(Refusal::not_owned(&name)));
         }
@@ -343,8 +360,8 @@ impl Kueue {
     }
 
     fn wake(&self, job: Name) {
-        // The receiver is gone only when the controller stops.
-        drop(self.wake.send(job));
+        self.state().woken.insert(job);
+        self.is_woken.notify_one();
     }
 
     /// Looks for Kueue; `None` if the API server does not answer.

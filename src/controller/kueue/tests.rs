@@ -245,6 +245,22 @@ fn workload_that_multikueue_made_is_adopted_and_never_deleted() {
     assert_eq!(hold(&prebuilt(Some(&adopted))), None);
     let suspended = QueueView { suspend: true, ..prebuilt(Some(&adopted)) };
     assert_eq!(step(&suspended, &waiting()), Step::Nothing);
+    let unlabelled = QueueView { queue: None, ..prebuilt(Some(&adopted)) };
+    assert_eq!(step(&unlabelled, &running()), Step::Nothing);
+    // Its quota is taken: it is given back although nothing else is done about the Workload.
+    let evicted = workload(UID, &["QuotaReserved", "Admitted", "Evicted"]);
+    let suspended = QueueView { suspend: true, ..prebuilt(Some(&evicted)) };
+    assert_eq!(step(&suspended, &running()), Step::Nothing);
+    assert_eq!(step(&suspended, &waiting()), Step::Release);
+    let unlabelled = QueueView { queue: None, ..prebuilt(Some(&evicted)) };
+    for job in [running(), queued(), waiting()] {
+        assert_eq!(step(&unlabelled, &job), Step::Release, "{job:?}");
+    }
+    let given_back = workload(UID, &["!QuotaReserved", "!Admitted", "Evicted"]);
+    let suspended = QueueView { suspend: true, ..prebuilt(Some(&given_back)) };
+    assert_eq!(step(&suspended, &waiting()), Step::Nothing);
+    let over = workload(UID, &["QuotaReserved", "Admitted", "Evicted", "Finished"]);
+    assert_eq!(step(&prebuilt(Some(&over)), &waiting()), Step::Nothing);
     // It was retried after its end, which nobody but the maker of the Workload can undo.
     let finished = workload(UID, &["QuotaReserved", "Admitted", "Finished"]);
     let Hold { reason, stops, is_stalled, .. } = hold(&prebuilt(Some(&finished))).unwrap();
@@ -255,6 +271,15 @@ fn workload_that_multikueue_made_is_adopted_and_never_deleted() {
     let patch = adoption(&job, &free);
     assert_eq!(patch["metadata"]["ownerReferences"][0]["uid"], UID);
     assert_eq!(patch["metadata"]["resourceVersion"], "7");
+    // Who else owns it stays so, and the job is in the list once.
+    let owner = |uid: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": uid});
+    free.metadata.owner_references =
+        serde_json::from_value(json!([owner("another-uid"), owner(UID)])).unwrap();
+    let patch = adoption(&job, &free);
+    let owners = patch["metadata"]["ownerReferences"].as_array().unwrap();
+    assert_eq!(owners.len(), 2, "{owners:?}");
+    assert_eq!(owners[0], owner("another-uid"));
+    assert_eq!((&owners[1]["uid"], &owners[1]["controller"]), (&json!(UID), &json!(true)));
 }
 
 #[test]

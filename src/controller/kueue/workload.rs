@@ -195,13 +195,17 @@ fn owner(job: &TranscodeJob) -> Value {
     })
 }
 
-/// The patch that makes a Workload that was made for a job the job's own. It fails if the Workload has changed.
+/// The patch that makes a Workload that was made for a job the job's own. It fails if the Workload has changed, and replaces
+/// the list of its owners: the others stay in it.
 #[must_use]
 pub(crate) fn adoption(job: &TranscodeJob, workload: &Workload) -> Value {
+    let uid = job.uid().unwrap_or_default();
+    let others = workload.owner_references().iter().filter(|owner| owner.uid != uid);
+    let owners: Vec<Value> = others.map(|owner| json!(owner)).chain([owner(job)]).collect();
     json!({"metadata": {
         "resourceVersion": workload.resource_version(),
         "labels": {JOB_UID_LABEL: job.uid(), MANAGED_BY_LABEL: MANAGED_BY},
-        "ownerReferences": [owner(job)],
+        "ownerReferences": owners,
     }})
 }
 

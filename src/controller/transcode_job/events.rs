@@ -33,15 +33,15 @@ pub(crate) fn event_drafts(before: &TranscodeJobStatus, after: &TranscodeJobStat
         message: "the job may run again".to_owned(),
     });
     // The last attempt of a failed job has the Event of the job's end.
-    let seen = before.last_failure.as_ref().map_or((0, 0), numbers);
+    let seen = before.last_failure.as_ref();
     let attempt_failed = after
         .last_failure
         .as_ref()
-        .filter(|failure| !failed && numbers(failure) != (0, 0) && numbers(failure) != seen)
+        .filter(|failure| !failed && numbers(failure) != (0, 0) && !is_same(failure, seen))
         .map(|failure| EventDraft {
             warning: true,
             reason: reason::ATTEMPT_FAILED.to_owned(),
-            message: attempt_failed(failure, seen),
+            message: attempt_failed(failure, seen.map_or((0, 0), numbers)),
         });
     // A failed job is also Stalled for kstatus, but one Event is enough.
     let stalled = if failed { None } else { told(condition::STALLED, true) };
@@ -49,6 +49,7 @@ pub(crate) fn event_drafts(before: &TranscodeJobStatus, after: &TranscodeJobStat
         told(condition::COMPLETE, false),
         told(condition::FAILED, true),
         told(condition::SUSPENDED, false),
+        told(condition::WORKLOAD_OUTDATED, true),
         resumed,
         attempt_failed,
         stalled,
@@ -64,15 +65,21 @@ fn numbers(failure: &FailureStatus) -> (i32, i32) {
     (failure.attempt, failure.ignored.unwrap_or_default())
 }
 
+/// Whether a failure is that of the status before.
+fn is_same(failure: &FailureStatus, seen: Option<&FailureStatus>) -> bool {
+    seen.is_some_and(|seen| seen.part == failure.part && numbers(seen) == numbers(failure))
+}
+
 /// `seen` are the [`numbers`] of the failure before this one.
 fn attempt_failed(failure: &FailureStatus, seen: (i32, i32)) -> String {
-    let FailureStatus { code, message, attempt, retry_time, .. } = failure;
+    let FailureStatus { code, message, attempt, part, retry_time, .. } = failure;
     let (_, ignored) = numbers(failure);
-    let which = match (*attempt > seen.0, ignored > seen.1) {
-        (false, true) => "an attempt that is not counted".to_owned(),
+    let which = match (part, *attempt > seen.0, ignored > seen.1) {
+        (Some(part), ..) => format!("attempt {attempt} at the part {part}"),
+        (None, false, true) => "an attempt that is not counted".to_owned(),
         // Both kinds of failures since the last status: which was the last is not known.
-        (true, true) => "an attempt".to_owned(),
-        (_, false) => format!("attempt {attempt}"),
+        (None, true, true) => "an attempt".to_owned(),
+        (None, _, false) => format!("attempt {attempt}"),
     };
     match retry_time {
         Some(at) => format!("{which} failed ({code}): {message}; the next is at {}", millis(at)),
@@ -124,6 +131,7 @@ mod tests {
                 code: "inputUnreachable".into(),
                 message: "films.example does not answer".into(),
                 attempt,
+                part: None,
                 ignored: None,
                 retry_time: None,
             };
@@ -148,6 +156,7 @@ mod tests {
                 code: "inputUnreachable".into(),
                 message: "m".into(),
                 attempt,
+                part: None,
                 ignored: (ignored > 0).then_some(ignored),
                 retry_time: None,
             };
@@ -163,5 +172,30 @@ mod tests {
         assert_eq!(told(&after(1, 1), &after(2, 1)), ["attempt 2 failed (inputUnreachable): m"]);
         assert_eq!(told(&after(1, 1), &after(1, 1)), Vec::<String>::new());
         assert_eq!(told(&after(0, 1), &after(1, 2)), ["an attempt failed (inputUnreachable): m"]);
+    }
+
+    #[test]
+    fn failures_of_parts_are_told_by_part_and_number() {
+        let after = |part: Option<&str>, attempt: i32| {
+            let failure = FailureStatus {
+                code: "storage".into(),
+                message: "m".into(),
+                attempt,
+                part: part.map(str::to_owned),
+                ignored: None,
+                retry_time: None,
+            };
+            TranscodeJobStatus { last_failure: Some(failure), ..status(&[]) }
+        };
+        let told = |before: &TranscodeJobStatus, now: &TranscodeJobStatus| -> Vec<String> {
+            event_drafts(before, now).into_iter().map(|event| event.message).collect()
+        };
+        let first = after(Some("chunk-3"), 1);
+        assert_eq!(told(&status(&[]), &first), ["attempt 1 at the part chunk-3 failed (storage): m"]);
+        assert_eq!(told(&first, &first), Vec::<String>::new());
+        assert_eq!(told(&first, &after(Some("chunk-3"), 2)).len(), 1);
+        assert_eq!(told(&first, &after(Some("audio"), 1)).len(), 1);
+        // The attempts at finishing the job are counted anew.
+        assert_eq!(told(&first, &after(None, 1)), ["attempt 1 failed (storage): m"]);
     }
 }

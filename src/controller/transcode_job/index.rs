@@ -14,6 +14,9 @@ use crate::job::{JobEvent, JobId, SecretRef};
 /// Minimum time between two progress updates of a job.
 pub(crate) const PROGRESS: Duration = Duration::from_secs(10);
 
+/// Minimum time between two updates of a job because attempts at its parts failed.
+const PART_FAILURES: Duration = Duration::from_secs(2);
+
 /// The job of an object. A mirror's label names it. Other objects use their UID as the job id: submitting the
 /// same object twice is a no-op, and recreating an object under the same name makes a new job.
 #[must_use]
@@ -65,6 +68,8 @@ pub(crate) struct Index {
     /// Jobs with events since their object was last reconciled.
     dirty: HashSet<JobId>,
     headway: HashMap<JobId, Instant>,
+    /// When an attempt at a part of these jobs failed.
+    part_failures: HashMap<JobId, Instant>,
     /// Statuses as written by this process; the store of the watch may lag behind.
     written: HashMap<JobId, TranscodeJobStatus>,
     failures: HashMap<JobId, u32>,
@@ -121,6 +126,7 @@ impl Index {
         }
         self.dirty.remove(&id);
         self.headway.remove(&id);
+        self.part_failures.remove(&id);
         self.written.remove(&id);
         self.failures.remove(&id);
         self.held.remove(&id);
@@ -162,7 +168,17 @@ impl Index {
     pub(crate) fn heard(&mut self, event: &JobEvent, now: Instant) -> Option<ObjectRef<Guarded>> {
         let object = self.objects.get(&event.job_id)?.clone();
         let id = event.job_id;
-        if event.progress.is_some() {
+        if event.progress.is_some() && event.epoch.is_none() {
+            // All parts of a job may fail at once; what the job's record says then is the last one of them.
+            let recent = self
+                .part_failures
+                .get(&id)
+                .is_some_and(|at| now.saturating_duration_since(*at) < PART_FAILURES);
+            if recent {
+                return None;
+            }
+            self.part_failures.insert(id, now);
+        } else if event.progress.is_some() {
             let recent =
                 self.headway.get(&id).is_some_and(|at| now.saturating_duration_since(*at) < PROGRESS);
             if recent {
@@ -171,6 +187,7 @@ impl Index {
             self.headway.insert(id, now);
         } else if event.status.is_terminal() {
             self.headway.remove(&id);
+            self.part_failures.remove(&id);
         } else {
             // The start already writes the first progress; the next update is due later.
             self.headway.insert(id, now);
@@ -260,10 +277,11 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::State;
+    use crate::job::{Epoch, State};
 
     fn event(id: JobId, status: State, progress: Option<f64>) -> JobEvent {
-        JobEvent { event_id: "1-1".into(), job_id: id, status, progress, epoch: None }
+        let epoch = progress.map(|_| Epoch(1));
+        JobEvent { event_id: "1-1".into(), job_id: id, status, progress, epoch }
     }
 
     #[test]
@@ -283,6 +301,20 @@ mod tests {
         }
         assert_eq!(passed, [10, 20, 30]);
         assert!(index.heard(&event(id, State::Completed, None), at(30)).is_some());
+    }
+
+    #[test]
+    fn failures_of_parts_pass_sooner_than_headway_and_not_all_of_them() {
+        let (id, began) = (JobId::new(), Instant::now());
+        let mut index = Index::default();
+        index.put(id, ObjectRef::new("film").within("media"), None);
+        let at = |millis| began + Duration::from_millis(millis);
+        assert!(index.heard(&event(id, State::Running, Some(1.0)), at(0)).is_some());
+        let failure = JobEvent { epoch: None, ..event(id, State::Running, Some(1.0)) };
+        let passed: Vec<u64> =
+            (0..6).map(|n| n * 700).filter(|t| index.heard(&failure, at(*t)).is_some()).collect();
+        assert_eq!(passed, [0, 2100]);
+        assert!(index.heard(&event(id, State::Running, Some(2.0)), at(3500)).is_none());
     }
 
     #[test]

@@ -7,12 +7,14 @@
 //! | `decide` | observation -> next action, or the status (pure) |
 //! | `status` | a job -> the status (pure) |
 //! | `events` | two statuses -> the Events for their difference (pure) |
+//! | `event_writer` | writes these Events |
 //! | `queued` | what Kueue says about a job, and the job's Workload |
 //! | `index` | maps jobs to objects, filters job events |
 //! | `reconcile` | carries out the actions: Redis, the API server, the bucket |
 //! | here | the watch, and the triggers of reconciliations |
 
 mod decide;
+mod event_writer;
 mod events;
 mod index;
 mod queued;
@@ -23,6 +25,7 @@ mod submission;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use event_writer::EventWriter;
 pub(crate) use index::{Room, WebhookRequest};
 use index::{job_id, mirrored};
 pub(crate) use reconcile::{Context, ReconcilerHandles, Webhook};
@@ -44,6 +47,7 @@ use kube::{Api, ResourceExt as _};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
+use crate::controller::kueue;
 use crate::crd::{JobPhase, TranscodeJob};
 use crate::job::{JobEvent, JobId};
 use crate::queue::backoff;
@@ -73,7 +77,7 @@ pub(crate) async fn run(
 ) {
     let (store, writer) = reflector::store();
     let watched = Arc::clone(&context);
-    let mut listed: Option<HashSet<JobId>> = None;
+    let mut listed: Option<Listed> = None;
     let objects = watcher(api, watcher::Config::default().page_size(PAGE))
         .inspect_err(|error| tracing::warn!(%error, "the watch of TranscodeJobs broke; retrying"))
         .default_backoff()
@@ -140,14 +144,23 @@ fn queue_changes(context: &Context) -> impl Stream<Item = ObjectRef<Guarded>> + 
     context.kueue().woken().map(|(namespace, name)| ObjectRef::new(&name).within(&namespace))
 }
 
+/// What a list of all objects has contained so far.
+#[derive(Default)]
+struct Listed {
+    ids: HashSet<JobId>,
+    names: HashSet<kueue::Name>,
+}
+
 impl Context {
-    /// Keeps the index in step with the watch. `listed` collects the ids of an initial list until it is
-    /// complete.
-    fn note(&self, event: &Event<Guarded>, listed: &mut Option<HashSet<JobId>>) {
+    /// Keeps the index in step with the watch. `listed` collects an initial list until it is complete.
+    fn note(&self, event: &Event<Guarded>, listed: &mut Option<Listed>) {
         let id_of = |object: &Guarded| job_id(object, self.mirrors());
         match event {
-            Event::Init => *listed = Some(HashSet::new()),
+            Event::Init => *listed = Some(Listed::default()),
             Event::InitApply(object) | Event::Apply(object) => {
+                if let Some(listed) = listed {
+                    listed.names.insert((object.namespace().unwrap_or_default(), object.name_any()));
+                }
                 let Some(id) = id_of(object) else { return };
                 let reference = ObjectRef::from_obj(object);
                 if mirrored(object, self.mirrors()).is_some() {
@@ -156,7 +169,11 @@ impl Context {
                     self.index().put(id, reference, WebhookRequest::of(object));
                 }
                 if let Some(listed) = listed {
-                    listed.insert(id);
+                    listed.ids.insert(id);
+                }
+                // No controller may have heard that the job was retried, and a finished job is not read without an event.
+                if !self.knows_all() && phase(object) == Some(JobPhase::Failed) {
+                    self.index().mark_dirty(id);
                 }
             }
             Event::Delete(object) => {
@@ -167,7 +184,8 @@ impl Context {
             }
             Event::InitDone => {
                 if let Some(there) = listed.take() {
-                    self.index().keep(&there);
+                    self.index().keep(&there.ids);
+                    self.kueue().keep(&there.names);
                 }
                 self.synced();
             }
@@ -175,9 +193,12 @@ impl Context {
     }
 }
 
+fn phase(object: &Guarded) -> Option<JobPhase> {
+    object.0.as_ref().ok()?.status.as_ref()?.phase
+}
+
 fn ended(object: &Guarded) -> bool {
-    let status = object.0.as_ref().ok().and_then(|job| job.status.as_ref());
-    status.and_then(|status| status.phase).is_some_and(JobPhase::is_terminal)
+    phase(object).is_some_and(JobPhase::is_terminal)
 }
 
 fn on_error(object: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>) -> Action {

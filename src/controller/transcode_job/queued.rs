@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use kube::ResourceExt as _;
 use kube::runtime::controller::Action;
 
 use super::decide::Look;
 use crate::controller::conditions::holds;
-use crate::controller::kueue::{self, Hold, JobView, Kueue, QueueView, Seen, hold, prebuilt, step};
+use crate::controller::kueue::{self, Hold, JobView, Kueue, QueueView, Refusal, Seen, hold, prebuilt, step};
 use crate::crd::{CONTROLLER_NAME, JobPhase, TranscodeJob, TranscodeJobStatus, condition};
 use crate::job::State;
 use crate::storage::urls::now_millis;
@@ -29,6 +28,16 @@ pub(super) struct Queued {
 }
 
 impl Queued {
+    /// Why the last step could not be carried out.
+    pub(super) fn refusal(&self) -> Option<&Refusal> {
+        self.seen.refusal.as_ref()
+    }
+
+    /// Whether what is known of Kueue is all that is to be known.
+    pub(super) fn is_known(&self) -> bool {
+        self.seen.is_known
+    }
+
     fn view<'a>(&'a self, job: &'a TranscodeJob) -> QueueView<'a> {
         QueueView {
             queue: kueue::queue(job),
@@ -55,7 +64,7 @@ impl Queued {
         let seen = queues.look(job);
         let is_awaited = seen.workload.is_none() && prebuilt(job).is_some();
         let waits = kueue::queue(job).is_some() && !job.spec.suspend;
-        let again = (waits && (is_awaited || seen.refusal.is_some())).then_some(LOOK_AGAIN);
+        let again = (waits && is_awaited || seen.refusal.is_some()).then_some(LOOK_AGAIN);
         let queued = Self { seen, again, hold: None };
         Self { hold: hold(&queued.view(job)), ..queued }
     }
@@ -79,7 +88,7 @@ impl Queued {
 
     async fn take_step(&self, queues: &Kueue, job: &TranscodeJob, seen: &JobView) -> Result<(), kube::Error> {
         let step = step(&self.view(job), seen);
-        queues.carry_out(job, self.seen.workload.as_ref(), step, now_millis()).await
+        queues.carry_out(job, &self.seen, step, now_millis()).await
     }
 }
 
@@ -91,16 +100,6 @@ pub(super) async fn follow_elsewhere(queues: &Kueue, job: &TranscodeJob) -> Resu
     }
     let status = job.status.clone().unwrap_or_default();
     let queued = Queued::look(queues, job);
-    if let Some(hold) = queued.hold.as_ref().filter(|hold| hold.is_stalled) {
-        let (namespace, name) = (job.namespace(), job.name_any());
-        tracing::warn!(
-            namespace,
-            name,
-            reason = hold.reason,
-            "MultiKueue cannot run the job: {}",
-            hold.message
-        );
-    }
     queued.take_step(queues, job, &ended(&status)).await?;
     Ok(queued.again.map_or_else(Action::await_change, Action::requeue))
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::watch;
@@ -14,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Guarded;
 use super::decide::{Act, Decision, DecisionInput, Look, decide};
-use super::events::event_drafts;
+use super::event_writer::EventWriter;
+use super::events::{EventDraft, event_drafts};
 use super::index::{Index, WebhookRequest, job_id, mirrored};
 use super::queued::{Queued, follow_elsewhere, is_managed_elsewhere};
 use super::status::StatusContext;
@@ -121,7 +121,7 @@ pub(crate) struct ReconcilerHandles {
     /// The queues of Kueue.
     pub kueue: Arc<Kueue>,
     /// Writes Events.
-    pub recorder: Recorder,
+    pub events: EventWriter,
     /// Where metrics are recorded.
     pub metrics: Arc<Metrics>,
 }
@@ -267,6 +267,8 @@ impl Context {
             price,
             now: now_millis(),
             hold: queued.hold.as_ref(),
+            refusal: queued.refusal(),
+            is_queue_known: queued.is_known(),
         };
         let seen = DecisionInput {
             frame: frame(),
@@ -432,21 +434,15 @@ impl Context {
             return Ok(());
         }
         self.index().wrote(id, status.clone());
-        for note in event_drafts(before, status) {
-            self.tell(object, note.warning, &note.reason, note.message).await;
+        for draft in event_drafts(before, status) {
+            self.tell(object, draft).await;
         }
         Ok(())
     }
 
-    async fn tell(&self, object: &Guarded, warning: bool, reason: &str, note: String) {
-        let event = Event {
-            type_: if warning { EventType::Warning } else { EventType::Normal },
-            reason: reason.to_owned(),
-            note: Some(note),
-            action: "Reconcile".to_owned(),
-            secondary: None,
-        };
-        let told = timeout(CALL_TIMEOUT, self.tools.recorder.publish(&event, &object.object_ref(&()))).await;
+    async fn tell(&self, object: &Guarded, draft: EventDraft) {
+        let reason = draft.reason.clone();
+        let told = timeout(CALL_TIMEOUT, self.tools.events.write(object.object_ref(&()), draft)).await;
         // Events are best effort: a namespace that is being deleted accepts none.
         if !matches!(told, Ok(Ok(()))) {
             tracing::debug!(reason, name = object.name_any(), ?told, "an Event could not be written");
@@ -495,7 +491,8 @@ impl Context {
                 let message = "the finalizer was removed although Redis cannot be used: the job may still run; \
                                cancel it with `tcoder jobs cancel` when Redis is available";
                 tracing::warn!(job = %id, name = object.name_any(), %error, message);
-                self.tell(object, true, reason::REDIS_UNAVAILABLE, message.to_owned()).await;
+                let reason = reason::REDIS_UNAVAILABLE.to_owned();
+                self.tell(object, EventDraft { warning: true, reason, message: message.to_owned() }).await;
             }
         }
         self.release(object, id).await?;

@@ -6,13 +6,14 @@ use kube::Resource as _;
 use super::submission::signed_type;
 use crate::controller::conditions::{ConditionUpdate, conditions, find, holds, millis, time};
 use crate::controller::fleet::MachinePrice;
-use crate::controller::kueue::Hold;
+use crate::controller::kueue::{Hold, Refusal};
 use crate::crd::{
     CostStatus, EntryStatus, FailureStatus, FileStatus, JobPhase, OutputStatus, TranscodeJob,
     TranscodeJobSpec, TranscodeJobStatus, condition, reason,
 };
 use crate::job::{
-    EntryDocument, EntryKind, Failure, FailureCode, Input, Job, JobId, JobResult, Millis, ObjectKey, State,
+    EntryDocument, EntryKind, Failure, FailureAction, FailureCode, Input, Job, JobId, JobResult, Millis,
+    ObjectKey, PartFailure, State,
 };
 use crate::storage::layout;
 use crate::storage::media::media_end;
@@ -39,6 +40,10 @@ pub(crate) struct StatusContext<'a> {
     pub now: Millis,
     /// Why the job is held back, by its user or by its queue.
     pub hold: Option<&'a Hold>,
+    /// What was refused about its Workload.
+    pub refusal: Option<&'a Refusal>,
+    /// Whether that is all that is to be known; a controller that has just started knows neither Kueue nor what it refuses.
+    pub is_queue_known: bool,
 }
 
 impl StatusContext<'_> {
@@ -51,9 +56,45 @@ impl StatusContext<'_> {
         }
     }
 
-    fn say(&self, status: &mut TranscodeJobStatus, said: Vec<ConditionUpdate>) {
+    fn say(&self, status: &mut TranscodeJobStatus, mut said: Vec<ConditionUpdate>) {
+        said.extend(self.outdated_workload());
         let generation = self.object.meta().generation;
         status.conditions = conditions(&self.before.conditions, said, generation, self.now);
+    }
+
+    /// What was refused about the job's Workload, unless it is also why the job is held back.
+    fn outdated_workload(&self) -> Option<ConditionUpdate> {
+        let type_ = condition::WORKLOAD_OUTDATED;
+        match self.refusal {
+            Some(Refusal { reason, .. })
+                if self.hold.is_some_and(|hold| hold.is_stalled && hold.reason == *reason) =>
+            {
+                None
+            }
+            Some(Refusal { reason, message }) => Some(ConditionUpdate::yes(type_, *reason, &**message)),
+            None if self.is_queue_known => None,
+            None => repeat(&self.before.conditions, type_),
+        }
+    }
+
+    /// What to say of a job that is held back. Until Kueue is known, what was known before stands: otherwise each start of a
+    /// controller would write the status of every job that waits in a queue, twice.
+    fn hold_conditions(&self, hold: &Hold) -> Vec<ConditionUpdate> {
+        let before = &self.before.conditions;
+        if !self.is_queue_known
+            && hold.reason != reason::SUSPENDED
+            && let Some(suspended) =
+                holds(before, condition::SUSPENDED).filter(|c| c.reason != reason::SUSPENDED)
+        {
+            let is_same = |stalled: &ConditionUpdate| stalled.reason == suspended.reason;
+            let stalled = repeat(before, condition::STALLED).filter(is_same);
+            return repeat(before, condition::SUSPENDED).into_iter().chain(stalled).collect();
+        }
+        let mut said = vec![ConditionUpdate::yes(condition::SUSPENDED, hold.reason, &*hold.message)];
+        if hold.is_stalled {
+            said.push(ConditionUpdate::yes(condition::STALLED, hold.reason, &*hold.message));
+        }
+        said
     }
 
     /// The status of an object that is not queued until its spec is changed.
@@ -93,7 +134,8 @@ impl StatusContext<'_> {
     pub(crate) fn held(&self, hold: &Hold) -> TranscodeJobStatus {
         let mut status = self.bare(JobPhase::Suspended);
         status.attempts = self.before.attempts;
-        self.say(&mut status, held(hold));
+        let said = self.hold_conditions(hold);
+        self.say(&mut status, said);
         status
     }
 
@@ -103,6 +145,10 @@ impl StatusContext<'_> {
         let mut status =
             TranscodeJobStatus { observed_generation: self.object.meta().generation, ..self.before.clone() };
         self.addresses(&mut status);
+        status.conditions.retain(|c| c.type_ != condition::WORKLOAD_OUTDATED);
+        let outdated = self.outdated_workload().into_iter().collect();
+        let generation = self.object.meta().generation;
+        status.conditions.extend(conditions(&self.before.conditions, outdated, generation, self.now));
         status
     }
 
@@ -117,7 +163,7 @@ impl StatusContext<'_> {
     pub(crate) fn of(&self, job: &Job, changed: bool) -> TranscodeJobStatus {
         let mut status = self.bare(phase(job, self.hold.is_some_and(|hold| hold.stops)));
         status.attempts = i32::try_from(job.attempt).ok();
-        status.last_failure = last_failure(job);
+        status.last_failure = last_failure(job, self.now);
         status.machine = job.worker.as_ref().map(|w| w.machine().to_owned());
         status.start_time = match job.status {
             State::Uploading => None,
@@ -141,7 +187,7 @@ impl StatusContext<'_> {
             status.entries = vec![EntryStatus { kind, key: key.to_string(), url: None }];
             self.addresses(&mut status);
         }
-        let mut said = said(job, &self.object.spec, self.hold, &self.before.conditions);
+        let mut said = self.said(job);
         if changed {
             let message = "an immutable field of the spec was changed; the job continues with its original spec. \
                            To apply the change, delete this TranscodeJob and create another";
@@ -149,6 +195,29 @@ impl StatusContext<'_> {
         }
         self.say(&mut status, said);
         status
+    }
+
+    fn said(&self, job: &Job) -> Vec<ConditionUpdate> {
+        let before = &self.before.conditions;
+        let mut said = of_state(job, &self.object.spec);
+        // A job that was started is held back only by what also stops it.
+        let holds_it = |hold: &&Hold| hold.stops || job.suspended;
+        let may_be_held = !job.status.is_terminal() || job.suspended;
+        match self.hold.filter(holds_it) {
+            Some(hold) if may_be_held => said.extend(self.hold_conditions(hold)),
+            // It is resumed next.
+            None if job.suspended => {}
+            _ if find(before, condition::SUSPENDED).is_some() => {
+                let message = "nothing holds the job back any more";
+                said.push(ConditionUpdate::no(condition::SUSPENDED, reason::RESUMED, message));
+            }
+            _ => {}
+        }
+        if !job.status.is_terminal() && find(before, condition::FAILED).is_some() {
+            let message = "the job was retried";
+            said.push(ConditionUpdate::no(condition::FAILED, reason::RETRIED, message));
+        }
+        said
     }
 
     fn result(&self, status: &mut TranscodeJobStatus, job: &Job, result: &JobResult) {
@@ -244,30 +313,18 @@ fn phase(job: &Job, is_held: bool) -> JobPhase {
 
 /// The conditions that do not depend on Redis.
 fn keep(before: &[Condition]) -> Vec<ConditionUpdate> {
-    [condition::COMPLETE, condition::FAILED, condition::SUSPENDED]
-        .into_iter()
-        .filter_map(|type_| {
-            holds(before, type_).map(|c| ConditionUpdate::yes(type_, &*c.reason, &*c.message))
-        })
-        .collect()
+    let types = [condition::COMPLETE, condition::FAILED, condition::SUSPENDED];
+    types.into_iter().filter_map(|type_| repeat(before, type_)).collect()
 }
 
-/// What to say of a job that is held back.
-fn held(hold: &Hold) -> Vec<ConditionUpdate> {
-    let mut said = vec![ConditionUpdate::yes(condition::SUSPENDED, hold.reason, &*hold.message)];
-    if hold.is_stalled {
-        said.push(ConditionUpdate::yes(condition::STALLED, hold.reason, &*hold.message));
-    }
-    said
+/// A condition as it was, if it held.
+fn repeat(before: &[Condition], type_: &'static str) -> Option<ConditionUpdate> {
+    holds(before, type_).map(|c| ConditionUpdate::yes(type_, &*c.reason, &*c.message))
 }
 
-fn said(
-    job: &Job,
-    spec: &TranscodeJobSpec,
-    hold: Option<&Hold>,
-    before: &[Condition],
-) -> Vec<ConditionUpdate> {
-    let mut said = match job.status {
+/// What the state of a job says.
+fn of_state(job: &Job, spec: &TranscodeJobSpec) -> Vec<ConditionUpdate> {
+    match job.status {
         State::Uploading => {
             let media_type = spec.input.upload.as_ref().and_then(|upload| upload.content_type.as_ref());
             let header = media_type.map(|name| format!(" with the header Content-Type: {name}"));
@@ -301,19 +358,23 @@ fn said(
             vec![ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, message)]
         }
         State::Running => {
-            let message = match &job.error {
-                Some(error) => {
+            let message = match (&job.part_failure, &job.error) {
+                (Some(failure), _) => format!("workers encode the parts of the job; {}", of_part(failure)),
+                (None, Some(error)) => {
                     let (attempt, most) = (job.attempt, job.spec.max_attempts);
                     format!("a worker makes attempt {attempt} of {most}; the one before failed: {error}")
                 }
-                None => "a worker is processing the job".to_owned(),
+                (None, None) => "a worker is processing the job".to_owned(),
             };
             vec![ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, message)]
         }
         State::Playable => {
             let message = "the video can be played already; its later parts are still encoded";
+            let failure = job.part_failure.as_ref();
+            let progress = failure
+                .map_or_else(|| message.to_owned(), |failure| format!("{message}; {}", of_part(failure)));
             vec![
-                ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, message),
+                ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, progress),
                 ConditionUpdate::yes(condition::PLAYABLE, reason::PLAYABLE, message),
             ]
         }
@@ -345,25 +406,13 @@ fn said(
                 ConditionUpdate::yes(condition::STALLED, reason, words),
             ]
         }
-    };
-    // A job that was started is held back only by what also stops it.
-    let holds_it = |hold: &&Hold| hold.stops || job.suspended;
-    let may_be_held = !job.status.is_terminal() || job.suspended;
-    match hold.filter(holds_it) {
-        Some(hold) if may_be_held => said.extend(held(hold)),
-        // It is resumed next.
-        None if job.suspended => {}
-        _ if find(before, condition::SUSPENDED).is_some() => {
-            let message = "nothing holds the job back any more";
-            said.push(ConditionUpdate::no(condition::SUSPENDED, reason::RESUMED, message));
-        }
-        _ => {}
     }
-    if !job.status.is_terminal() && find(before, condition::FAILED).is_some() {
-        let message = "the job was retried";
-        said.push(ConditionUpdate::no(condition::FAILED, reason::RETRIED, message));
-    }
-    said
+}
+
+fn of_part(failure: &PartFailure) -> String {
+    let PartFailure { part, failures, retry_at, failure } = failure;
+    let failed = format!("attempt {failures} at the part {part} failed: {failure}");
+    retry_at.map_or_else(|| failed.clone(), |at| format!("{failed}; the next is at {at}"))
 }
 
 /// Says in the status of a job that waits for its upload that nobody can see whether it has arrived.
@@ -378,8 +427,18 @@ pub(crate) fn tell_storage_error(status: &mut TranscodeJobStatus, error: &str) {
     }
 }
 
-/// The failure of the last attempt: of a job that is retried, or that has failed.
-fn last_failure(job: &Job) -> Option<FailureStatus> {
+/// The failure of the last attempt: of a job that is retried, or that has failed, or at a part of a job.
+fn last_failure(job: &Job, now: Millis) -> Option<FailureStatus> {
+    if let Some(PartFailure { part, failures, retry_at, failure }) = &job.part_failure {
+        return Some(FailureStatus {
+            code: failure.code.name().to_owned(),
+            message: failure.message.chars().take(FAILURE_MESSAGE).collect(),
+            attempt: i32::try_from(*failures).unwrap_or(i32::MAX),
+            part: Some(part.clone()),
+            ignored: None,
+            retry_time: retry_at.filter(|at| *at > now).map(time),
+        });
+    }
     let failed = match job.status {
         State::Queued | State::Failed => job.attempt,
         // The attempt that runs has not failed yet.
@@ -392,6 +451,7 @@ fn last_failure(job: &Job) -> Option<FailureStatus> {
         code: failure.code.name().to_owned(),
         message: failure.message.chars().take(FAILURE_MESSAGE).collect(),
         attempt: i32::try_from(failed).unwrap_or(i32::MAX),
+        part: None,
         ignored: (job.ignored > 0).then(|| i32::try_from(job.ignored).unwrap_or(i32::MAX)),
         retry_time: retry.map(time),
     })
@@ -402,7 +462,9 @@ fn failed(failure: &Failure, job: &Job) -> String {
     if failure.code == FailureCode::DeadlineExceeded {
         return reason::DEADLINE_EXCEEDED.to_owned();
     }
-    if failure.code.is_retryable() && job.attempt >= job.spec.max_attempts {
+    // The job's own rule decided, also at the last attempt, as `podFailurePolicy` does for a Job.
+    let is_by_rule = job.spec.failure_policy.action(failure.code) == Some(FailureAction::FailJob);
+    if !is_by_rule && failure.code.is_retryable() && job.attempt >= job.spec.max_attempts {
         return reason::BACKOFF_LIMIT_EXCEEDED.to_owned();
     }
     // Reasons are in CamelCase, codes in camelCase.

@@ -11,9 +11,12 @@ use super::submission::Rules;
 use crate::config::{Env, StorageConfig};
 use crate::controller::conditions::{find, holds, millis, time};
 use crate::controller::fleet::MachinePrice;
-use crate::controller::kueue::Hold;
+use crate::controller::kueue::{Hold, Refusal};
 use crate::crd::{JobPhase, TranscodeJob, TranscodeJobStatus, condition, reason};
-use crate::job::{Failure, FailureCode, Job, JobId, JobLimits, Millis, SplitInfo, State};
+use crate::job::{
+    Failure, FailureAction, FailureCode, FailurePolicy, FailureRule, Job, JobId, JobLimits, Millis,
+    PartFailure, SplitInfo, State,
+};
 use crate::net::EgressPolicy;
 use crate::queue::{CancelReason, QueueError, SubmitMode};
 use crate::storage::urls::UrlSigner;
@@ -112,6 +115,8 @@ struct Case {
     now: Millis,
     readable: Readable,
     queue: Option<Hold>,
+    refusal: Option<Refusal>,
+    is_queue_known: bool,
 }
 
 impl Case {
@@ -129,6 +134,8 @@ impl Case {
             now: NOW,
             readable,
             queue: None,
+            refusal: None,
+            is_queue_known: true,
         }
     }
 
@@ -149,6 +156,8 @@ impl Case {
             price: Some(MachinePrice { usd_per_hour: 3600.0, cpus: 2 }),
             now: self.now,
             hold: hold.as_ref(),
+            refusal: self.refusal.as_ref(),
+            is_queue_known: self.is_queue_known,
         };
         decide(&DecisionInput {
             frame,
@@ -377,6 +386,23 @@ fn a_failure_has_the_words_of_batch_jobs_where_they_have_one() {
 }
 
 #[test]
+fn failure_that_a_rule_makes_the_last_is_named_by_its_code_at_any_attempt() {
+    let reason = |action, attempt| {
+        let mut case = Case::in_state(none(), State::Failed);
+        let Look::Job(job) = &mut case.look else { panic!() };
+        let rule = FailureRule { action, error_codes: vec![FailureCode::EncodeFailed] };
+        job.spec.failure_policy = FailurePolicy(vec![rule]);
+        (job.attempt, job.error) = (attempt, Some(Failure::new(FailureCode::EncodeFailed, "it broke")));
+        let status = case.status();
+        holds(&status.conditions, condition::FAILED).unwrap().reason.clone()
+    };
+    for attempt in [1, 3] {
+        assert_eq!(reason(FailureAction::FailJob, attempt), "EncodeFailed", "{attempt}");
+    }
+    assert_eq!(reason(FailureAction::Count, 3), reason::BACKOFF_LIMIT_EXCEEDED);
+}
+
+#[test]
 fn a_deadline_counts_from_the_start_over_all_attempts() {
     let spec = || json!({"activeDeadlineSeconds": 60});
     let mut case = Case::in_state(spec(), State::Running).written();
@@ -531,6 +557,8 @@ fn without_redis_what_was_known_stands() {
         price: None,
         now: NOW,
         hold: None,
+        refusal: None,
+        is_queue_known: true,
     };
     let status = frame.without_redis(None);
     assert_eq!((status.phase, status.progress_percent), (Some(JobPhase::Running), Some(42)));
@@ -552,6 +580,8 @@ fn a_used_up_quota_of_redis_is_a_condition_that_says_what_to_do_and_stays_as_it_
         price: None,
         now: NOW,
         hold: None,
+        refusal: None,
+        is_queue_known: true,
     };
     let refusal = |usage: u32| QueueError::Quota(format!("max requests limit exceeded. Usage: {usage}"));
     let status = frame.without_redis(refusal(500_001).remedy());
@@ -646,4 +676,111 @@ fn queue_holds_a_job_back_as_its_user_does_and_a_missing_kueue_stops_none_that_w
         (case.queue, case.object.spec.suspend) = (None, false);
         assert_eq!(case.act(), Act::Redrive);
     }
+}
+
+#[test]
+fn failed_part_is_told_while_the_job_runs() {
+    for (state, words) in [
+        (State::Running, "workers encode the parts of the job"),
+        (State::Playable, "the video can be played already; its later parts are still encoded"),
+    ] {
+        let mut case = Case::in_state(none(), state).written();
+        let Look::Job(job) = &mut case.look else { panic!() };
+        let failure = Failure::new(FailureCode::Storage, "the bucket refuses");
+        let retry_at = Some(NOW.plus(5000));
+        job.part_failure = Some(PartFailure { part: "chunk-3".into(), failures: 2, retry_at, failure });
+        let status = case.status();
+        let said = holds(&status.conditions, condition::RECONCILING).unwrap();
+        let told = "attempt 2 at the part chunk-3 failed: the bucket refuses; the next is at ";
+        assert!(said.message.starts_with(&format!("{words}; {told}")), "{}", said.message);
+        assert_eq!(holds(&status.conditions, condition::PLAYABLE).is_some(), state == State::Playable);
+        let last = status.last_failure.clone().unwrap();
+        assert_eq!((&*last.code, last.attempt, last.part.as_deref()), ("storage", 2, Some("chunk-3")));
+        assert_eq!(last.retry_time, Some(time(NOW.plus(5000))));
+        let events: Vec<String> =
+            event_drafts(&case.before, &status).into_iter().map(|e| e.message).collect();
+        assert_eq!(events.len(), 1, "{events:?}");
+        assert!(events[0].starts_with("attempt 2 at the part chunk-3 failed (storage): "), "{events:?}");
+        // The attempt has begun: no time of it is told any more, and no further Event.
+        let mut case = case.written();
+        case.now = NOW.plus(6000);
+        let later = case.status();
+        assert_eq!((later.last_failure.unwrap().retry_time, events.len()), (None, 1));
+        assert_eq!(event_drafts(&case.before, &case.status()), []);
+    }
+}
+
+#[test]
+fn controller_that_knows_nothing_of_kueue_yet_leaves_a_status_as_it_was() {
+    let hold = |reason, message: &str, stops, is_stalled| Hold {
+        reason,
+        message: message.into(),
+        stops,
+        is_stalled,
+    };
+    let looks = hold(reason::AWAITING_ADMISSION, "the controller looks for Kueue", false, false);
+    for (before, is_suspended_job) in [
+        (hold(reason::AWAITING_ADMISSION, "the job waits for quota", true, false), false),
+        (hold(reason::KUEUE_NOT_INSTALLED, "there is no Kueue", false, true), false),
+        (hold(reason::WORKLOAD_EVICTED, "Kueue evicted the Workload", true, false), true),
+    ] {
+        let mut case = Case::of(none(), Look::Gone);
+        if is_suspended_job {
+            case = Case::in_state(none(), State::Cancelled);
+            let Look::Job(job) = &mut case.look else { panic!() };
+            job.suspended = true;
+        }
+        case.queue = Some(before.clone());
+        let mut case = case.written();
+        (case.queue, case.is_queue_known) = (Some(looks.clone()), false);
+        assert_eq!(case.status(), case.before, "{before:?}");
+        case.object.metadata.generation = Some(2);
+        assert_eq!(case.status().observed_generation, Some(2));
+        // What its user says now is told at once.
+        case.object.spec.suspend = true;
+        assert_eq!(holds(&case.status().conditions, condition::SUSPENDED).unwrap().reason, reason::SUSPENDED);
+    }
+    // A new job has nothing to keep, and one that is resumed is not said to be suspended any more.
+    let mut case = Case::of(none(), Look::Gone);
+    (case.queue, case.is_queue_known) = (Some(looks.clone()), false);
+    let said = |case: &Case| holds(&case.status().conditions, condition::SUSPENDED).unwrap().message.clone();
+    assert_eq!(said(&case), "the controller looks for Kueue");
+    case.object.spec.suspend = true;
+    let mut case = case.written();
+    case.object.spec.suspend = false;
+    assert_eq!(said(&case), "the controller looks for Kueue");
+}
+
+#[test]
+fn refusal_that_does_not_hold_a_job_back_is_a_condition_of_its_own() {
+    let refusal = Refusal { reason: reason::KUEUE_FORBIDDEN, message: "it may not be deleted".into() };
+    let outdated = |status: &TranscodeJobStatus| {
+        holds(&status.conditions, condition::WORKLOAD_OUTDATED).map(|c| (c.reason.clone(), c.message.clone()))
+    };
+    let expected = Some(("KueueForbidden".to_owned(), "it may not be deleted".to_owned()));
+    for state in [State::Queued, State::Running, State::Completed, State::Failed] {
+        let mut case = Case::in_state(none(), state).written();
+        case.refusal = Some(refusal.clone());
+        let status = case.status();
+        assert_eq!(outdated(&status), expected, "{state}");
+        let events: Vec<String> = event_drafts(&case.before, &status).into_iter().map(|e| e.reason).collect();
+        assert_eq!(events, ["KueueForbidden"], "{state}");
+        // Also without reading the job, which has ended.
+        let mut case = case.written();
+        if state.is_terminal() {
+            case.look = Look::NotYet;
+            assert_eq!(case.status(), case.before, "{state}");
+        }
+        // A controller that has just started does not know it yet.
+        (case.refusal, case.is_queue_known) = (None, false);
+        assert_eq!(case.status(), case.before, "{state}");
+        case.is_queue_known = true;
+        assert_eq!(outdated(&case.status()), None, "{state}");
+    }
+    // One that holds the job back is told as that.
+    let mut case = Case::of(none(), Look::Gone);
+    let Refusal { reason, message } = refusal.clone();
+    (case.queue, case.refusal) =
+        (Some(Hold { reason, message, stops: true, is_stalled: true }), Some(refusal));
+    assert_eq!(outdated(&case.status()), None);
 }

@@ -33,6 +33,11 @@ if delay >= 0 then
   if not part then clean_up_attempt(id, epoch, now) end
   -- Wakes an idle worker, so that it learns when the retry is due and does not wait longer.
   ring(id)
+  if part then
+    local s = redis.call('HMGET', status(id), 'attempt', 'ignored')
+    local tries = (tonumber(s[1]) or 0) + (tonumber(s[2]) or 0)
+    pcall(tell_failed_part, id, split, tries, string.format('%.0f', now + delay), failure)
+  end
   return { 'RETRY', now + delay }
 end
 if part then

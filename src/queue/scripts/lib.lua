@@ -253,6 +253,19 @@ local function play_if_ready(id, split, hook)
   if outboxes[hook] then redis.call('ZADD', outboxes[hook], by_clock(ms), id .. ':' .. split .. ':playable') end
 end
 
+-- Says in the record of a split job that an attempt at one of its parts has failed, and tells those who watch the job: its
+-- state does not change with that. `tries` is how many attempts at this part have failed, and `retry` when the next is due
+-- ('0': at once). The record of the part is in the queue already and counts; call this with pcall, so that it stays there.
+-- An event with the progress and no epoch means that there is more to read than the progress.
+local function tell_failed_part(task, split, tries, retry, failure)
+  local id, part = job_and_part(task)
+  if not waits_for_parts(id, split) then return end
+  local total = redis.call('SCARD', parts(id))
+  local done = redis.call('HLEN', reports(id)) - 1
+  redis.call('HSET', status(id), 'failed_part', table.concat({ split, part, tries, retry, failure }, ' '))
+  event(id, 'running', 'progress', string.format('%.1f', 100 * math.max(done, 0) / math.max(total, 1)))
+end
+
 -- Removes the parts of a split job that have not reported. Their workers lose their leases.
 local function drop_open_parts(id)
   for _, part in ipairs(redis.call('SMEMBERS', parts(id))) do
@@ -361,7 +374,8 @@ end
 -- entry is a leftover. One that this version cannot handle is put off, so that it stops no other.
 local function reap(member, now)
   local id, epoch = string.match(member, '^(.+):(%d+)$')
-  local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'worker', 'verify', 'v')
+  local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'worker', 'verify', 'v',
+    'split', 'ignored')
   if s[1] ~= 'running' or s[2] ~= epoch then return nil end
   local is_usable = tonumber(s[3]) and tonumber(s[4]) and tonumber(s[5])
   if not is_usable or (tonumber(s[8]) or 1) > SPLIT_VERSION then
@@ -369,14 +383,15 @@ local function reap(member, now)
     return 0
   end
   undo = { function() redis.pcall('HSET', status(id), 'state', 'running') end }
+  local failure
   if s[7] == '1' then
     redis.call('HSET', status(id), 'state', 'queued', 'queued', now)
   elseif tonumber(s[3]) >= tonumber(s[4]) then
-    redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'verify', '1', 'error',
-      '{"errorCode":"workerLost","error":"The worker died ' .. s[3] .. ' times while it held this job; the file may crash it. Look at the worker\'s log, then retry the job."}')
+    failure = '{"errorCode":"workerLost","error":"The worker died ' .. s[3] .. ' times while it held this job; the file may crash it. Look at the worker\'s log, then retry the job."}'
+    redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'verify', '1', 'error', failure)
   else
-    redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'error',
-      '{"errorCode":"workerLost","error":"The worker died or lost its connection while it held this job."}')
+    failure = '{"errorCode":"workerLost","error":"The worker died or lost its connection while it held this job."}'
+    redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'error', failure)
   end
   -- A part stores its outputs with those of its job.
   local _, part = job_and_part(id)
@@ -385,7 +400,11 @@ local function reap(member, now)
   -- From here on the task is in the queue, whatever happens.
   undo = {}
   drop_lease(member, s[6])
-  if not part then event(id, 'queued') end
+  if not part then
+    event(id, 'queued')
+  elseif failure then
+    pcall(tell_failed_part, id, s[9] or '', tonumber(s[3]) + (tonumber(s[10]) or 0), '0', failure)
+  end
   return 1
 end
 

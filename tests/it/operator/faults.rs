@@ -16,6 +16,7 @@ use tcoder::crd::TranscodeJob;
 use super::{Controller, Site, condition, has_phase, object, site, status, until};
 use crate::support::clips::{clip, long_clip};
 use crate::support::kube::{self as cluster, Cluster};
+use crate::support::objects::put_input;
 use crate::support::process;
 use crate::support::redis::private_redis;
 use crate::support::system::{self, PATIENCE, Setup, System};
@@ -80,6 +81,26 @@ async fn controller_killed_at_any_step_leaves_one_job_with_one_result() {
         assert_eq!(site.changes(&job), ["queued", "running", "completed"], "killed when {moment}");
     }
     controller.ready().await;
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn job_that_is_retried_while_there_is_no_controller_is_seen_by_the_next_one() {
+    let site = own(system::shared().await, "between").await;
+    let controller = site.controller(&[]);
+    controller.ready().await;
+    let key = format!("films/{}.mp4", uuid::Uuid::new_v4().simple());
+    let job = site.make("film", json!({"input": {"key": key}, "qualities": ["144p"]})).await;
+    let (_, reason, message) = site.condition("film", "Failed").await;
+    assert_eq!(reason, "InputNotFound", "{message}");
+    controller.stop().await;
+    put_input(&site.system.storage_config(), &key, std::fs::read(clip()).unwrap()).await;
+    let id = job.uid().unwrap();
+    assert_eq!(site.system.post(&format!("/api/jobs/{id}/retry"), &json!({})).await.status, 200);
+    site.system.completed(&id).await;
+    let controller = site.controller(&[]);
+    let job = site.phase("film", "Complete").await;
+    assert!(condition(&job, "Failed").is_none());
     controller.stop().await;
 }
 

@@ -391,13 +391,17 @@ async fn job_of_another_controller_is_left_alone_and_multikueue_gets_its_workloa
     assert!(queue.workloads.get_opt(&workload_name(&foreign)).await.unwrap().is_none());
     // As MultiKueue makes it in the cluster of the workers: the Workload first, which the job names.
     // A user may make one, too, whose labels the controller does not know.
+    site.kubectl_ok(&["create", "configmap", "other"]).await;
+    let other = site.kubectl_ok(&["get", "configmap", "other", "-o", "jsonpath={.metadata.uid}"]).await;
     for (name, labels) in [
         ("from-the-manager", json!({"app.kubernetes.io/managed-by": "tcoder-controller"})),
         ("from-a-user", json!({})),
     ] {
         let copy: DynamicObject = serde_json::from_value(json!({
             "apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "Workload",
-            "metadata": {"name": name, "labels": labels},
+            "metadata": {"name": name, "labels": labels, "ownerReferences": [
+                {"apiVersion": "v1", "kind": "ConfigMap", "name": "other", "uid": other},
+            ]},
             "spec": {"queueName": "films", "podSets": [
                 {"name": "main", "count": 1, "template": {"spec": {"containers": [{"name": "worker"}]}}},
             ]},
@@ -411,12 +415,15 @@ async fn job_of_another_controller_is_left_alone_and_multikueue_gets_its_workloa
             loop {
                 let workload = queue.workloads.get(name).await.unwrap();
                 if workload.owner_references().iter().any(|owner| Some(&owner.uid) == job.uid().as_ref()) {
-                    return;
+                    return workload;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, adopted).await.expect("the Workload is not adopted");
+        let workload = tokio::time::timeout(PATIENCE, adopted).await.expect("the Workload is not adopted");
+        // Its other owner stays.
+        let owners: Vec<String> = workload.owner_references().iter().map(|owner| owner.uid.clone()).collect();
+        assert_eq!(owners, [other.clone(), job.uid().unwrap()]);
     }
     // The field cannot be changed.
     let change = Patch::Merge(json!({"spec": {"managedBy": "tcoder.dev/controller"}}));
@@ -504,4 +511,101 @@ async fn controller_without_the_roles_for_kueue_says_which_to_apply() {
     let controller = Controller::start(site.system, &account, &["--namespace", &site.namespace], &env);
     controller.ready().await;
     queue.until(&film, "gone", |workload| workload.is_none()).await;
+}
+
+#[tokio::test]
+async fn controller_that_starts_anew_writes_nothing_to_a_job_that_waits() {
+    let cluster = cluster::bare().await;
+    define_kueue(cluster).await;
+    let site = Site::on(cluster, system::shared().await, "restart").await;
+    let controller = site.controller(&[]);
+    controller.ready().await;
+    let queue = Queue::of(&site);
+    let spec = json!({"input": {"key": "a.mp4"}});
+    let waits = |job: &TranscodeJob| {
+        condition(job, "Suspended").is_some_and(|(reason, message)| {
+            reason == "AwaitingAdmission"
+                && message.starts_with("the job waits for its admission in the queue")
+        })
+    };
+    let job = queue.make("film", in_queue(), spec.clone()).await;
+    queue.workload(&job).await;
+    let before = site.until("film", "waiting", waits).await;
+    let mut labels = in_queue();
+    labels["kueue.x-k8s.io/priority-class"] = json!(format!("none-{}", site.namespace));
+    queue.make("refused", labels, spec.clone()).await;
+    let refused = site.until("refused", "refused", |job| condition(job, "Stalled").is_some()).await;
+    assert_eq!(condition(&refused, "Stalled").unwrap().0, "PriorityClassNotFound");
+    controller.stop().await;
+    for name in ["second", "third"] {
+        let controller = site.controller(&[]);
+        controller.ready().await;
+        let other = queue.make(name, in_queue(), spec.clone()).await;
+        queue.workload(&other).await;
+        // By now Kueue is known, and the older one was reconciled with that.
+        site.until(name, "waiting", waits).await;
+        controller.stop().await;
+        for before in [&before, &refused] {
+            let now = site.jobs().get(&before.name_any()).await.unwrap();
+            assert_eq!(now.resource_version(), before.resource_version(), "{:#?}", now.status);
+        }
+    }
+}
+
+#[tokio::test]
+async fn refused_deletion_of_a_workload_is_told_and_tried_again() {
+    let cluster = cluster::bare().await;
+    define_kueue(cluster).await;
+    let site = Site::on(cluster, system::shared().await, "undeleted").await;
+    for overlay in ["namespaced", "kueue"] {
+        let own = if overlay == "kueue" { "tcoder-system" } else { "films" };
+        grant(cluster, overlay, own, &site.namespace).await;
+    }
+    let account = cluster.kubeconfig_of(&site.namespace, "tcoder-controller").await;
+    let env = [("MIRROR_MAX", "0"), ("POD_NAMESPACE", site.namespace.as_str())];
+    let controller = Controller::start(site.system, &account, &["--namespace", &site.namespace], &env);
+    controller.ready().await;
+    let queue = Queue::of(&site);
+    let job = queue.make("film", in_queue(), json!({"input": {"upload": {}}})).await;
+    queue.workload(&job).await;
+    // A policy of the cluster's administrator stands for whatever refuses it.
+    let rules = json!([{"apiGroups": ["kueue.x-k8s.io"], "apiVersions": ["*"], "operations": ["DELETE"], "resources": ["workloads"]}]);
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": site.namespace},
+        "spec": {
+            "failurePolicy": "Fail", "matchConstraints": {"resourceRules": rules},
+            "validations": [{"expression": "false", "message": "Workloads stay"}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": site.namespace},
+        "spec": {
+            "policyName": site.namespace, "validationActions": ["Deny"],
+            "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": site.namespace}}},
+        },
+    });
+    for object in [&policy, &binding] {
+        let file = site.file(&object.to_string());
+        cluster.kubectl_ok(&["apply", "-f", file.to_str().unwrap()]).await;
+    }
+    let name = workload_name(&job);
+    let is_refused = async {
+        let dry = DeleteParams { dry_run: true, ..DeleteParams::default() };
+        while queue.workloads.delete(&name, &dry).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_refused).await.expect("the policy does not apply");
+    // Without the label the job needs no Workload, and runs.
+    let unlabel = Patch::Merge(json!({"metadata": {"labels": {"kueue.x-k8s.io/queue-name": null}}}));
+    site.jobs().patch("film", &PatchParams::default(), &unlabel).await.unwrap();
+    let (job, reason, message) = site.condition("film", "WorkloadOutdated").await;
+    assert!(reason == "WorkloadRefused" && message.contains("Workloads stay"), "{reason}: {message}");
+    assert!(condition(&job, "Suspended").is_none(), "{:#?}", job.status);
+    cluster.kubectl_ok(&["delete", "validatingadmissionpolicybinding", &site.namespace]).await;
+    queue.until(&job, "gone", |workload| workload.is_none()).await;
+    site.until("film", "without a Workload", |job| condition(job, "WorkloadOutdated").is_none()).await;
+    controller.stop().await;
 }

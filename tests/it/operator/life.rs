@@ -1,5 +1,6 @@
 //! The life of a TranscodeJob from the user's perspective.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::ResourceExt as _;
@@ -7,13 +8,13 @@ use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
 use tcoder::crd::TranscodeJob;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc, watch};
 
 use super::{condition, has_phase, object, site, status};
 use crate::support::clips::{clip, long_clip, probe};
 use crate::support::kube as cluster;
 use crate::support::process::all_gone;
-use crate::support::system::{PATIENCE, WEBHOOK_SECRET, serve};
+use crate::support::system::{PATIENCE, System, WEBHOOK_SECRET, serve};
 
 #[tokio::test]
 async fn kubectl_apply_and_wait_complete_a_job() {
@@ -338,4 +339,108 @@ async fn each_failed_attempt_is_told_while_the_job_is_retried() {
     assert_eq!(status(&job)["lastFailure"]["attempt"], 2);
     eventually_event(&site, "film", "AttemptFailed").await;
     eventually_event(&site, "film", "BackoffLimitExceeded").await;
+}
+
+/// The record of a job.
+#[derive(Clone)]
+struct RedisOf {
+    system: &'static System,
+    record: String,
+}
+
+impl RedisOf {
+    /// Number of attempts, counted or not.
+    fn tries(&self) -> u32 {
+        let mut redis = self.system.redis();
+        let counts: (Option<u32>, Option<u32>) =
+            redis::cmd("HMGET").arg(&self.record).arg(&["attempt", "ignored"]).query(&mut redis).unwrap();
+        counts.0.unwrap_or(0) + counts.1.unwrap_or(0)
+    }
+}
+
+/// Makes a job whose input is on a server that sends no video, and answers an attempt only when it is told that the Events of
+/// all attempts before are there: the pauses between attempts are random, and may be short.
+async fn job_without_a_film(site: &super::Site, mut spec: Value) -> watch::Sender<u32> {
+    let (say, told) = watch::channel(0);
+    let id = Arc::new(OnceCell::new());
+    let url = {
+        let (id, told, system) = (Arc::clone(&id), told, site.system);
+        let refuse = move || {
+            let (id, mut told) = (Arc::clone(&id), told.clone());
+            async move {
+                let record = RedisOf { system, record: format!("jobs:status:{}", id.get().unwrap()) };
+                let attempt = record.tries();
+                drop(told.wait_for(|told| *told + 1 >= attempt).await);
+                axum::http::StatusCode::SERVICE_UNAVAILABLE
+            }
+        };
+        serve(axum::Router::new().route("/film.mp4", axum::routing::any(refuse))).await
+    };
+    spec["input"] = json!({"url": format!("{url}/film.mp4")});
+    spec["suspend"] = json!(true);
+    let job = site.make("film", spec).await;
+    id.set(job.uid().unwrap()).unwrap();
+    site.patch("film", json!({"suspend": false})).await;
+    say
+}
+
+async fn notes_of_attempts(site: &super::Site, count: usize) -> Vec<String> {
+    let wait = async {
+        loop {
+            let notes = site.notes("film").await.into_iter();
+            let notes: Vec<String> =
+                notes.filter(|(reason, _)| reason == "AttemptFailed").map(|(_, note)| note).collect();
+            if notes.len() >= count {
+                return notes;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("there are not {count} Events"))
+}
+
+#[tokio::test]
+async fn each_failed_attempt_has_an_event_with_its_own_words() {
+    let site = site("attempts").await;
+    let say = job_without_a_film(&site, json!({"backoffLimit": 2, "qualities": ["144p"]})).await;
+    for attempt in 1..=2 {
+        let notes = notes_of_attempts(&site, attempt).await;
+        assert_eq!(notes.len(), attempt, "{notes:?}");
+        assert!(notes[attempt - 1].starts_with(&format!("attempt {attempt} failed (")), "{notes:?}");
+        say.send(u32::try_from(attempt).unwrap()).unwrap();
+    }
+    let (_, reason, _) = site.condition("film", "Failed").await;
+    assert_eq!(reason, "BackoffLimitExceeded");
+    eventually_event(&site, "film", "BackoffLimitExceeded").await;
+    // The last attempt has the Event of the job's end.
+    let notes = notes_of_attempts(&site, 2).await;
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    let described = site.kubectl_ok(&["describe", "tj", "film"]).await;
+    for note in notes {
+        assert!(described.contains(&note), "{note} is not in {described}");
+    }
+}
+
+#[tokio::test]
+async fn failure_that_a_rule_ignores_is_not_counted_and_has_its_event() {
+    let site = site("ignored").await;
+    let rules = json!([{"action": "Ignore", "errorCodes": ["inputUnreachable"]}]);
+    let spec = json!({"backoffLimit": 0, "qualities": ["144p"], "failurePolicy": {"rules": rules}});
+    let say = job_without_a_film(&site, spec).await;
+    let job = site.until("film", "tried", |job| status(job)["lastFailure"].is_object()).await;
+    let now = status(&job);
+    assert_eq!((&now["lastFailure"]["ignored"], &now["lastFailure"]["attempt"]), (&json!(1), &json!(0)));
+    // The next attempt may have begun already.
+    let runs = has_phase(&job, "Running");
+    assert!(runs || has_phase(&job, "Queued"), "{now:#}");
+    assert_eq!(now["attempts"], i32::from(runs), "{now:#}");
+    for ignored in 1..=2 {
+        let notes = notes_of_attempts(&site, ignored).await;
+        let words = "an attempt that is not counted failed (inputUnreachable): ";
+        assert!(notes[ignored - 1].starts_with(words), "{notes:?}");
+        say.send(u32::try_from(ignored).unwrap()).unwrap();
+    }
+    // Without the rule the first attempt would have been the last.
+    site.jobs().delete("film", &DeleteParams::default()).await.unwrap();
+    site.gone("film").await;
 }

@@ -220,13 +220,20 @@ impl Site {
 
     /// The reasons of the Events about this object.
     async fn events(&self, name: &str) -> Vec<String> {
+        self.notes(name).await.into_iter().map(|(reason, _)| reason).collect()
+    }
+
+    /// The reasons and notes of the Events about this object, the oldest first.
+    async fn notes(&self, name: &str) -> Vec<(String, String)> {
         let events: Api<k8s_openapi::api::events::v1::Event> =
             Api::namespaced(self.client.clone(), &self.namespace);
         let all = events.list(&Default::default()).await.unwrap();
         let of = |event: &k8s_openapi::api::events::v1::Event| {
             event.regarding.as_ref().is_some_and(|r| r.name.as_deref() == Some(name))
         };
-        all.items.into_iter().filter(of).filter_map(|event| event.reason).collect()
+        let mut ours: Vec<_> = all.items.into_iter().filter(of).collect();
+        ours.sort_by_key(|event| event.event_time.clone().map(|time| time.0));
+        ours.into_iter().map(|event| (event.reason.unwrap(), event.note.unwrap_or_default())).collect()
     }
 }
 

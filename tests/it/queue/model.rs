@@ -197,6 +197,7 @@ impl Model {
             worker: None,
             progress: 0,
             error: None,
+            failed_part: None,
             result: None,
             verify: false,
             suspended: false,
@@ -370,6 +371,7 @@ impl Model {
             self.change(task, Transition::Retry);
             self.scheduled.insert(task, at);
             self.tell(task, State::Queued);
+            self.tell_failed_part(lease, code, at);
             return FailOutcome::Retry(Millis(at));
         }
         self.job(id).error = Some(code);

@@ -2,6 +2,7 @@
 
 mod costs;
 mod ends;
+mod failures;
 mod faults;
 mod playing;
 mod upgrade;

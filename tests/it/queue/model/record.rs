@@ -65,6 +65,8 @@ pub struct Job {
     pub worker: Option<u8>,
     pub progress: u32,
     pub error: Option<FailureCode>,
+    /// The last failure of one of its parts, as in its record, with the code instead of the whole failure.
+    pub failed_part: Option<String>,
     /// The epoch of the manifest with which the job was completed.
     pub result: Option<Epoch>,
     /// Whether its next claim only verifies.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tcoder::job::{AttemptId, JobId, LeaseId, Part, State, StreamSegment, Transition};
+use tcoder::job::{AttemptId, FailureCode, JobId, LeaseId, Part, State, StreamSegment, Transition};
 use tcoder::queue::{PartOutcome, SegmentState, SplitOutcome};
 
 use super::{Job, Model, Task};
@@ -48,6 +48,7 @@ impl Model {
                 worker: None,
                 progress: 0,
                 error: None,
+                failed_part: None,
                 result: None,
                 verify: false,
                 suspended: false,
@@ -69,6 +70,16 @@ impl Model {
         }
         self.pending.extend(ready);
         SplitOutcome::Split
+    }
+
+    /// Says in the record of a job that an attempt at one of its parts failed, and when the next is due (0: at once).
+    pub(super) fn tell_failed_part(&mut self, lease: LeaseId, code: FailureCode, retry: i64) {
+        let Some(part) = lease.part else { return };
+        let job = self.job(lease.job);
+        let (Some(split), true) = (job.split, job.waits()) else { return };
+        let tries = job.parts[&part].attempt;
+        job.failed_part = Some(format!("{split} {part} {tries} {retry} {code:?}"));
+        self.events.push((lease.job, State::Running));
     }
 
     /// Completes a part; the last one queues the job again.

@@ -11,7 +11,8 @@ impl Model {
         let task = Task::from(lease);
         let mutant = self.mutant;
         let job = self.task(task);
-        if !job.verify {
+        let is_new = !job.verify;
+        if is_new {
             job.error = Some(FailureCode::WorkerLost);
             job.verify = job.attempt >= job.terms.max && mutant != Mutant::Uncounted;
         }
@@ -27,6 +28,9 @@ impl Model {
             self.pending.insert((rank, task));
         }
         self.tell(task, State::Queued);
+        if is_new {
+            self.tell_failed_part(lease, FailureCode::WorkerLost, 0);
+        }
         true
     }
 

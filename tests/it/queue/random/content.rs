@@ -158,6 +158,7 @@ fn put_fields(put: &mut impl FnMut(String, String), name: &str, job: &Job) {
         ("worker", job.worker.map(|w| format!("w{w}"))),
         ("progress", (job.progress > 0).then(|| job.progress.to_string())),
         ("error", job.error.map(|code| format!("{code:?}"))),
+        ("failed_part", job.failed_part.clone()),
         ("result", job.result.map(|epoch| epoch.to_string())),
         ("committed", job.result.map(|epoch| epoch.to_string())),
         ("verify", job.verify.then(|| "1".to_owned())),
@@ -214,6 +215,11 @@ fn readable(field: &str, value: String) -> String {
         "error" if !value.is_empty() => {
             let failure: Failure = serde_json::from_str(&value).unwrap();
             format!("{:?}", failure.code)
+        }
+        "failed_part" => {
+            let (place, failure) = value.split_at(value.find('{').unwrap());
+            let failure: Failure = serde_json::from_str(failure).unwrap();
+            format!("{place}{:?}", failure.code)
         }
         "result" if !value.is_empty() => {
             let result: tcoder::job::JobResult = serde_json::from_str(&value).unwrap();
