@@ -300,9 +300,7 @@ async fn evicted_job_stops_gives_its_quota_back_and_starts_over() {
     })
     .await;
     // Without the label it needs no admission.
-    let unlabel = Patch::Merge(json!({
-        "metadata": {"labels": {"kueue.x-k8s.io/queue-name": null}}, "spec": {"suspend": true},
-    }));
+    let unlabel = Patch::Merge(json!({"metadata": {"labels": {"kueue.x-k8s.io/queue-name": null}}}));
     site.jobs().patch("film", &PatchParams::default(), &unlabel).await.unwrap();
     queue.until(&job, "gone", |workload| workload.is_none()).await;
     site.phase("film", "Running").await;
