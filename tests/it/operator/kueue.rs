@@ -15,7 +15,7 @@ use tokio::process::Command;
 use tokio::sync::OnceCell;
 
 use super::{Controller, Site, condition, object, status};
-use crate::support::clips::{clip, long_clip};
+use crate::support::clips::{clip, long};
 use crate::support::kube::{self as cluster, Cluster};
 use crate::support::process::{all_gone, out, spawn};
 use crate::support::system::{self, PATIENCE};
@@ -254,8 +254,9 @@ async fn job_runs_when_its_workload_is_admitted_and_says_there_how_it_ended() {
 async fn evicted_job_stops_gives_its_quota_back_and_starts_over() {
     let site = queue_site("evicted").await;
     let queue = Queue::of(&site);
-    let key = site.input(long_clip()).await;
-    let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"]});
+    let key = site.input(&long()).await;
+    // In one piece, whose attempts are counted.
+    let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"], "parallelism": 1});
     let job = queue.make("film", in_queue(), spec).await;
     queue.workload(&job).await;
     queue.pretend_admission(&job).await;
