@@ -14,7 +14,7 @@ use serde_json::json;
 use tcoder::crd::TranscodeJob;
 
 use super::{Controller, Site, condition, has_phase, object, site, status, until};
-use crate::support::clips::{clip, long_clip};
+use crate::support::clips::{clip, half_minute};
 use crate::support::kube::{self as cluster, Cluster};
 use crate::support::objects::put_input;
 use crate::support::process;
@@ -157,7 +157,7 @@ async fn watch_recovers_after_the_api_server_lost_its_history() {
     let namespace = cluster.namespace("outage").await;
     let jobs: Api<TranscodeJob> = Api::namespaced(cluster.client().await, &namespace);
     let key = "films/long.mp4";
-    system.put_input(key, long_clip()).await;
+    system.put_input(key, half_minute()).await;
     let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"]});
     let made = jobs.create(&PostParams::default(), &object("film", spec)).await.unwrap();
     until(jobs.clone(), "film", "running", |job| has_phase(job, "Running")).await;
@@ -245,7 +245,7 @@ async fn operator_recovers_after_redis_restarts() {
     let site = own(system, "redis-killed").await;
     let controller = site.controller(&[]);
     controller.ready().await;
-    let (short, long) = (site.input(clip()).await, site.input(long_clip()).await);
+    let (short, long) = (site.input(clip()).await, site.input(half_minute()).await);
     let spec = json!({"input": {"key": long}, "preset": "hls", "qualities": ["480p"]});
     let runs = site.make("runs", spec).await;
     site.phase("runs", "Running").await;

@@ -11,7 +11,7 @@ use tcoder::crd::TranscodeJob;
 use tokio::sync::{OnceCell, mpsc, watch};
 
 use super::{condition, has_phase, object, site, status};
-use crate::support::clips::{clip, long_clip, probe};
+use crate::support::clips::{clip, half_minute, probe};
 use crate::support::kube as cluster;
 use crate::support::process::all_gone;
 use crate::support::system::{PATIENCE, System, WEBHOOK_SECRET, serve};
@@ -136,7 +136,7 @@ async fn status_contains_an_upload_address_for_the_file_that_was_announced() {
 #[tokio::test]
 async fn deleting_a_running_transcode_job_stops_its_encode() {
     let site = site("delete").await;
-    let key = site.input(long_clip()).await;
+    let key = site.input(half_minute()).await;
     let job = site.make("film", json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"]})).await;
     let id = job.uid().unwrap();
     site.phase("film", "Running").await;
@@ -152,7 +152,7 @@ async fn deleting_a_running_transcode_job_stops_its_encode() {
 #[tokio::test]
 async fn suspended_job_waits_and_a_running_one_is_stopped() {
     let site = site("suspend").await;
-    let key = site.input(long_clip()).await;
+    let key = site.input(half_minute()).await;
     let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"], "suspend": true});
     let job = site.make("film", spec).await;
     let id = job.uid().unwrap();
@@ -180,7 +180,7 @@ async fn suspended_job_waits_and_a_running_one_is_stopped() {
 #[tokio::test]
 async fn job_past_active_deadline_seconds_fails() {
     let site = site("deadline").await;
-    let key = site.input(long_clip()).await;
+    let key = site.input(half_minute()).await;
     let spec = json!({
         "input": {"key": key}, "preset": "hls", "qualities": ["720p"], "activeDeadlineSeconds": 1,
     });
@@ -303,7 +303,7 @@ async fn forged_record_gets_no_signature() {
 #[tokio::test]
 async fn status_follows_changes_made_through_the_api() {
     let site = site("elsewhere").await;
-    let key = site.input(long_clip()).await;
+    let key = site.input(half_minute()).await;
     let job = site.make("film", json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"]})).await;
     let id = job.uid().unwrap();
     site.phase("film", "Running").await;

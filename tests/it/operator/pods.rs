@@ -13,7 +13,7 @@ use super::kubelet::{Kubelet, write_status};
 use super::pool::{condition, pool_until, pools};
 use super::{Controller, Site, status};
 use crate::split_jobs::film;
-use crate::support::clips::long_clip;
+use crate::support::clips::half_minute;
 use crate::support::kube as cluster;
 use crate::support::process::err;
 use crate::support::system::{self, PATIENCE, Setup, System};
@@ -104,7 +104,7 @@ async fn worker_pool_of_pods_runs_jobs_and_scales_to_zero() {
     let controller = site.controller(&[("RUST_LOG", "warn")]);
     controller.ready().await;
     make(&site, "base", json!({"max": 2, "idleTimeoutSeconds": 1}), json!({})).await;
-    let key = site.input(long_clip()).await;
+    let key = site.input(half_minute()).await;
     for n in 0..3 {
         let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["480p"]});
         site.make(&format!("film-{n}"), spec).await;
@@ -151,7 +151,7 @@ async fn worker_of_an_evicted_pod_gives_its_job_back() {
     let controller = site.controller(&[("RUST_LOG", "warn")]);
     controller.ready().await;
     make(&site, "base", json!({"max": 1, "idleTimeoutSeconds": 1}), json!({})).await;
-    let key = site.input(long_clip()).await;
+    let key = site.input(half_minute()).await;
     let film = json!({"input": {"key": key}, "preset": "hls", "qualities": ["480p"]});
     let film = site.make("film", film).await;
     site.phase("film", "Running").await;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tcoder::crd::{TranscodeJob, WorkerPool};
 
 use super::{Controller, Site, has_phase, site, status, until};
-use crate::support::clips::{clip, long_clip};
+use crate::support::clips::{clip, half_minute};
 use crate::support::kube::{self as cluster, Cluster};
 use crate::support::process::{err, eventually};
 use crate::support::system::{PATIENCE, Setup, System, http};
@@ -110,7 +110,7 @@ async fn worker_pool_sets_the_number_of_machines() {
     let behind = pool_until(&site, "second", "behind", |s| condition(s, "Stalled")["status"] == "True").await;
     assert_eq!(condition(&behind, "Stalled")["reason"], "PoolNotActive");
 
-    let key = site.input(long_clip()).await;
+    let key = site.input(half_minute()).await;
     for n in 0..3 {
         let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["480p"]});
         site.make(&format!("film-{n}"), spec).await;

@@ -163,7 +163,7 @@ async fn edit_of_an_immutable_field_is_rejected() {
     let key = site.input(clip()).await;
     site.make("film", json!({"input": {"key": key}, "qualities": ["144p"], "suspend": false})).await;
     site.phase("film", "Complete").await;
-    let other = site.input(clips::long_clip()).await;
+    let other = site.input(clips::half_minute()).await;
     // No other job is ahead of it, so it is running soon.
     site.make("next", json!({"input": {"key": other}, "preset": "hls", "qualities": ["720p"]})).await;
     site.phase("next", "Running").await;

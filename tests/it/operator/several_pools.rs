@@ -14,7 +14,7 @@ use super::pods::{change, controller, make as make_pods, own, pod_until, pods, w
 use super::pool::{condition, make, pool_until, pools};
 use super::status;
 use crate::fleet::there;
-use crate::support::clips::{clip, long_clip};
+use crate::support::clips::{clip, half_minute};
 use crate::support::process::eventually;
 use crate::support::system::PATIENCE;
 
@@ -46,7 +46,7 @@ async fn pool_of_pods_is_the_base_and_fly_takes_the_bursts() {
     site.phase("short", "Complete").await;
     assert_eq!(fly.machines().len(), 0, "the base had room");
 
-    let key = site.input(long_clip()).await;
+    let key = site.input(half_minute()).await;
     for n in 0..3 {
         let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["480p"]});
         site.make(&format!("film-{n}"), spec).await;

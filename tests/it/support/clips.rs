@@ -195,6 +195,15 @@ pub fn long_clip() -> &'static Path {
     &CLIP
 }
 
+/// The same for what happens after the first progress of the encode, on a machine of any speed. It is too short to be split.
+pub fn half_minute() -> &'static Path {
+    static CLIP: LazyLock<PathBuf> = LazyLock::new(|| {
+        let input = "-f lavfi -i testsrc2=size=1280x720:rate=25:duration=28";
+        made("half-minute.mp4", &format!("{input} -c:v mpeg4 -q:v 8"))
+    });
+    &CLIP
+}
+
 /// ffprobe's report about a file or a URL.
 pub fn probe(what: &str) -> Value {
     let output = Command::new("ffprobe")
