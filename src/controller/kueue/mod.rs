@@ -17,7 +17,7 @@ mod workload;
 
 pub(crate) use decide::{Hold, JobView, Presence, QueueView, Step, hold, step};
 pub(crate) use refusal::Refusal;
-use refusal::Refusals;
+use refusal::{Refusals, tells_refusal};
 pub(crate) use workload::{Workload, prebuilt, queue, workload_name, workloads};
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -34,8 +35,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::controller::conditions::holds;
-use crate::crd::{TranscodeJob, condition, reason};
+use crate::crd::{TranscodeJob, reason};
 use crate::job::Millis;
 use workload::{PRIORITY_CLASS_LABEL, WorkloadPriority};
 
@@ -81,6 +81,8 @@ pub(crate) struct Seen {
     pub workload: Option<Workload>,
     /// Why the last step could not be carried out.
     pub refusal: Option<Refusal>,
+    /// Whether that is all that is to be known: a controller that has just started knows neither Kueue nor what is refused.
+    pub is_known: bool,
 }
 
 /// Why a watch has ended.
@@ -89,6 +91,10 @@ enum Ended {
     Unusable,
     /// The controller stops.
     Stopped,
+}
+
+fn conditions_of_job(job: &TranscodeJob) -> &[Condition] {
+    job.status.as_ref().map_or(&[], |status| &status.conditions)
 }
 
 fn name_of<K: kube::Resource>(object: &K) -> Name {
@@ -124,14 +130,18 @@ impl Kueue {
         let name = name_of(job);
         let mut state = self.state();
         let workload = state.workloads.get(&(name.0.clone(), workload_name(job))).cloned();
-        let refusal = state.refusals.get(&name, &job.uid().unwrap_or_default()).cloned();
-        let conditions = job.status.as_ref().map_or(&[][..], |status| &status.conditions);
-        // Its status says what was refused before this controller started.
-        if queue(job).is_some() || holds(conditions, condition::WORKLOAD_OUTDATED).is_some() {
+        let (uid, tells) = (job.uid().unwrap_or_default(), tells_refusal(conditions_of_job(job)));
+        let refusal = state.refusals.get(&name, &uid).cloned();
+        let is_known = match state.presence {
+            Presence::Unknown => false,
+            Presence::Usable => !tells || state.refusals.knows(&name, &uid),
+            Presence::Missing { .. } => true,
+        };
+        if queue(job).is_some() || tells {
             state.jobs.insert(name);
             self.is_wanted.notify_one();
         }
-        Seen { presence: state.presence.clone(), workload, refusal }
+        Seen { presence: state.presence.clone(), workload, refusal, is_known }
     }
 
     /// Forgets a job that was deleted.
@@ -151,7 +161,8 @@ impl Kueue {
     /// Records whether the last step was refused, and has the job reconciled if that is new, since its status says it.
     fn remember(&self, job: &TranscodeJob, refusal: Option<Refusal>) {
         let (name, uid) = (name_of(job), job.uid().unwrap_or_default());
-        if !self.state().refusals.note(&name, &uid, refusal.clone(), Instant::now()) {
+        let tells = tells_refusal(conditions_of_job(job));
+        if !self.state().refusals.note(&name, &uid, tells, refusal.clone(), Instant::now()) {
             return;
         }
         if let (Some(Refusal { reason, message }), (namespace, name)) = (&refusal, &name) {
@@ -174,11 +185,11 @@ impl Kueue {
     pub(crate) async fn carry_out(
         &self,
         job: &TranscodeJob,
-        workload: Option<&Workload>,
+        seen: &Seen,
         step: Step,
         now: Millis,
     ) -> Result<(), kube::Error> {
-        let done = match workload {
+        let done = match seen.workload.as_ref() {
             None if step == Step::Create => self.create(job).await,
             None if step == Step::Find => self.find_prebuilt(job).await,
             None => Ok(None),
@@ -188,7 +199,10 @@ impl Kueue {
             Ok(refusal) => refusal,
             Err(error) => Some(Refusal::of(&error).ok_or(error)?),
         };
-        self.remember(job, refusal);
+        // Before the Workloads are known, it is not known whether there is something to do.
+        if seen.presence != Presence::Unknown {
+            self.remember(job, refusal);
+        }
         Ok(())
     }
 

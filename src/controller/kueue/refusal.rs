@@ -1,10 +1,13 @@
 //! What the API server refuses about a Workload, and what that means for the job. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
 use super::Name;
-use crate::crd::reason;
+use crate::controller::conditions::holds;
+use crate::crd::{condition, reason};
 
 /// Maximum length of what is repeated of the API server's message, characters.
 const MESSAGE: usize = 1024;
@@ -69,9 +72,26 @@ impl Refusal {
 /// message is a write of the job's status, after which the job is reconciled.
 const STANDS: Duration = Duration::from_secs(60);
 
+/// Whether the status of a job with these conditions tells of a refusal, perhaps to an earlier controller.
+#[must_use]
+pub(super) fn tells_refusal(conditions: &[Condition]) -> bool {
+    const REASONS: [&str; 4] = [
+        reason::PRIORITY_CLASS_NOT_FOUND,
+        reason::WORKLOAD_NOT_OWNED,
+        reason::KUEUE_FORBIDDEN,
+        reason::WORKLOAD_REFUSED,
+    ];
+    let is_stalled = holds(conditions, condition::STALLED).is_some_and(|c| REASONS.contains(&&*c.reason));
+    is_stalled || holds(conditions, condition::WORKLOAD_OUTDATED).is_some()
+}
+
 /// What was refused about the Workloads of jobs.
 #[derive(Default)]
-pub(super) struct Refusals(HashMap<Name, Refused>);
+pub(super) struct Refusals {
+    refused: HashMap<Name, Refused>,
+    /// The jobs whose status told of a refusal before a step for them was tried here, and for which one was tried since.
+    tried: HashSet<Name>,
+}
 
 struct Refused {
     /// The uid of the job.
@@ -85,30 +105,46 @@ impl Refusals {
     /// What was refused about the Workload of the job with this name and uid.
     #[must_use]
     pub(super) fn get(&self, name: &Name, uid: &str) -> Option<&Refusal> {
-        self.0.get(name).filter(|refused| refused.uid == uid).map(|refused| &refused.refusal)
+        self.refused.get(name).filter(|refused| refused.uid == uid).map(|refused| &refused.refusal)
     }
 
-    /// Records whether the last step was refused. Returns whether that is news for the job: another message for the same
-    /// reason is none.
-    pub(super) fn note(&mut self, name: &Name, uid: &str, refusal: Option<Refusal>, now: Instant) -> bool {
-        let Some(refusal) = refusal else { return self.0.remove(name).is_some() };
-        let before = self.0.get(name);
+    /// Whether it is known here if something is refused to a job whose status tells of a refusal.
+    #[must_use]
+    pub(super) fn knows(&self, name: &Name, uid: &str) -> bool {
+        self.tried.contains(name) || self.get(name, uid).is_some()
+    }
+
+    /// Records whether the last step was refused. `tells` says whether the status of the job tells of a refusal. Returns
+    /// whether there is news for the job: another message for the same reason is none.
+    pub(super) fn note(
+        &mut self,
+        name: &Name,
+        uid: &str,
+        tells: bool,
+        refusal: Option<Refusal>,
+        now: Instant,
+    ) -> bool {
+        let is_first = tells && self.tried.insert(name.clone());
+        let Some(refusal) = refusal else { return self.refused.remove(name).is_some() || is_first };
+        let before = self.refused.get(name);
         let same = before.filter(|refused| refused.uid == uid && refused.refusal.reason == refusal.reason);
         let is_news = same.is_none();
         if same.is_none_or(|refused| now.saturating_duration_since(refused.since) >= STANDS) {
-            self.0.insert(name.clone(), Refused { uid: uid.to_owned(), refusal, since: now });
+            self.refused.insert(name.clone(), Refused { uid: uid.to_owned(), refusal, since: now });
         }
         is_news
     }
 
     /// Forgets the job with this name.
     pub(super) fn remove(&mut self, name: &Name) {
-        self.0.remove(name);
+        self.refused.remove(name);
+        self.tried.remove(name);
     }
 
     /// Forgets the jobs for which this does not hold.
     pub(super) fn retain(&mut self, mut stays: impl FnMut(&Name) -> bool) {
-        self.0.retain(|name, _| stays(name));
+        self.refused.retain(|name, _| stays(name));
+        self.tried.retain(stays);
     }
 }
 
@@ -142,7 +178,8 @@ mod tests {
         let refused = |reason, message: &str| Some(Refusal { reason, message: message.into() });
         let mut refusals = Refusals::default();
         let mut note = |uid, refusal, seconds| {
-            let is_news = refusals.note(&film, uid, refusal, start + Duration::from_secs(seconds));
+            let now = start + Duration::from_secs(seconds);
+            let is_news = refusals.note(&film, uid, false, refusal, now);
             (is_news, refusals.get(&film, uid).map(|refusal| refusal.message.clone()))
         };
         let said = |text: &str| Some(text.to_owned());
@@ -153,5 +190,21 @@ mod tests {
         assert_eq!(note("1", refused(reason::KUEUE_FORBIDDEN, "d"), 61), (true, said("d")));
         assert_eq!(note("2", refused(reason::KUEUE_FORBIDDEN, "e"), 62), (true, said("e")));
         assert_eq!(note("2", None, 63), (true, None));
+    }
+
+    #[test]
+    fn refusal_to_an_earlier_controller_stands_until_a_step_is_tried() {
+        let (film, now) = (("films".to_owned(), "film".to_owned()), Instant::now());
+        let refusal = || Some(Refusal { reason: reason::WORKLOAD_REFUSED, message: "m".into() });
+        let mut refusals = Refusals::default();
+        assert!(!refusals.knows(&film, "1"));
+        // It is not refused any more, which its status has to say.
+        assert!(refusals.note(&film, "1", true, None, now) && refusals.knows(&film, "1"));
+        assert!(!refusals.note(&film, "1", true, None, now));
+        refusals.remove(&film);
+        assert!(refusals.note(&film, "1", true, refusal(), now) && refusals.knows(&film, "1"));
+        assert!(!refusals.note(&film, "1", true, refusal(), now));
+        refusals.retain(|name| *name != film);
+        assert!(!refusals.knows(&film, "1"));
     }
 }

@@ -7,9 +7,7 @@ use kube::runtime::controller::Action;
 
 use super::decide::Look;
 use crate::controller::conditions::holds;
-use crate::controller::kueue::{
-    self, Hold, JobView, Kueue, Presence, QueueView, Refusal, Seen, hold, prebuilt, step,
-};
+use crate::controller::kueue::{self, Hold, JobView, Kueue, QueueView, Refusal, Seen, hold, prebuilt, step};
 use crate::crd::{CONTROLLER_NAME, JobPhase, TranscodeJob, TranscodeJobStatus, condition};
 use crate::job::State;
 use crate::storage::urls::now_millis;
@@ -35,9 +33,9 @@ impl Queued {
         self.seen.refusal.as_ref()
     }
 
-    /// Whether anything is known of Kueue.
+    /// Whether what is known of Kueue is all that is to be known.
     pub(super) fn is_known(&self) -> bool {
-        self.seen.presence != Presence::Unknown
+        self.seen.is_known
     }
 
     fn view<'a>(&'a self, job: &'a TranscodeJob) -> QueueView<'a> {
@@ -90,7 +88,7 @@ impl Queued {
 
     async fn take_step(&self, queues: &Kueue, job: &TranscodeJob, seen: &JobView) -> Result<(), kube::Error> {
         let step = step(&self.view(job), seen);
-        queues.carry_out(job, self.seen.workload.as_ref(), step, now_millis()).await
+        queues.carry_out(job, &self.seen, step, now_millis()).await
     }
 }
 

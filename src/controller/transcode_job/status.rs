@@ -42,7 +42,7 @@ pub(crate) struct StatusContext<'a> {
     pub hold: Option<&'a Hold>,
     /// What was refused about its Workload.
     pub refusal: Option<&'a Refusal>,
-    /// Whether anything is known of Kueue; a controller that has just started knows nothing.
+    /// Whether that is all that is to be known; a controller that has just started knows neither Kueue nor what it refuses.
     pub is_queue_known: bool,
 }
 

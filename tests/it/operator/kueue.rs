@@ -530,6 +530,11 @@ async fn controller_that_starts_anew_writes_nothing_to_a_job_that_waits() {
     let job = queue.make("film", in_queue(), spec.clone()).await;
     queue.workload(&job).await;
     let before = site.until("film", "waiting", waits).await;
+    let mut labels = in_queue();
+    labels["kueue.x-k8s.io/priority-class"] = json!(format!("none-{}", site.namespace));
+    queue.make("refused", labels, spec.clone()).await;
+    let refused = site.until("refused", "refused", |job| condition(job, "Stalled").is_some()).await;
+    assert_eq!(condition(&refused, "Stalled").unwrap().0, "PriorityClassNotFound");
     controller.stop().await;
     for name in ["second", "third"] {
         let controller = site.controller(&[]);
@@ -539,8 +544,10 @@ async fn controller_that_starts_anew_writes_nothing_to_a_job_that_waits() {
         // By now Kueue is known, and the older one was reconciled with that.
         site.until(name, "waiting", waits).await;
         controller.stop().await;
-        let now = site.jobs().get("film").await.unwrap();
-        assert_eq!(now.resource_version(), before.resource_version(), "{:#?}", now.status);
+        for before in [&before, &refused] {
+            let now = site.jobs().get(&before.name_any()).await.unwrap();
+            assert_eq!(now.resource_version(), before.resource_version(), "{:#?}", now.status);
+        }
     }
 }
 
