@@ -56,6 +56,13 @@ pub enum Scope {
 }
 
 impl Scope {
+    fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Namespace(namespace) => Some(namespace),
+            Self::Cluster => None,
+        }
+    }
+
     fn api<K>(&self, client: Client) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope>,
@@ -241,6 +248,7 @@ impl Operator {
             told: tells,
             price: price.clone(),
             no_fly: self.fleet.fly.as_ref().err().cloned(),
+            namespace: self.scope.namespace().map(str::to_owned),
         };
         let fleets = FleetManager {
             client: &self.client,

@@ -172,7 +172,7 @@ pub(crate) fn tolerations(_: &mut SchemaGenerator) -> Schema {
             "type": "object",
             "properties": {
                 "key": {"type": "string", "maxLength": 316},
-                "operator": {"type": "string", "enum": ["Exists", "Equal", "Lt", "Gt"]},
+                "operator": {"type": "string", "enum": ["", "Exists", "Equal", "Lt", "Gt"]},
                 "value": {"type": "string", "maxLength": 63},
                 "effect": {"type": "string", "enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
                 "tolerationSeconds": {"type": "integer", "format": "int64"},

@@ -67,15 +67,14 @@ impl FleetCapacity {
         room: u32,
         now: Moment,
     ) -> Self {
-        // It may still start, but the next one made in its place would probably take as long.
-        let is_late =
-            |u: &MachineView| u.role == MachineRole::Booting && u.deadline.is_some_and(|at| at <= now);
+        let boots =
+            |u: &&MachineView| u.role == MachineRole::Booting && u.phase != Some(Phase::Unschedulable);
+        let is_late = |u: &MachineView| u.deadline.is_some_and(|at| at <= now);
         // No host has room for the others, or they take long, so that another fleet may be faster.
-        let free = units.iter().filter(|u| {
-            let boots = u.role == MachineRole::Booting && u.phase != Some(Phase::Unschedulable);
-            u.role == MachineRole::Idle || (boots && !is_late(u))
-        });
-        let room = if units.iter().any(is_late) { 0 } else { room };
+        let free = units.iter().filter(|u| u.role == MachineRole::Idle || (boots(u) && !is_late(u)));
+        // If none boots in time, the next one made would probably take as long.
+        let mut booting = units.iter().filter(boots).peekable();
+        let room = if booting.peek().is_some() && booting.all(is_late) { 0 } else { room };
         let largest = policy.sizes.larger().find(|size| too_large.is_none_or(|cpus| size.cpus < cpus));
         Self {
             idle: count(units.iter().filter(|u| u.role == MachineRole::Idle).count()),

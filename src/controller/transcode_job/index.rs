@@ -169,7 +169,7 @@ impl Index {
         let object = self.objects.get(&event.job_id)?.clone();
         let id = event.job_id;
         if event.progress.is_some() && event.epoch.is_none() {
-            // All parts of a job may fail at once; what the job's record says then is the last one of them.
+            // All parts of a job may fail at once, and one of them stands for the others.
             let recent = self
                 .part_failures
                 .get(&id)

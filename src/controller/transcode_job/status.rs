@@ -188,7 +188,8 @@ impl StatusContext<'_> {
             self.addresses(&mut status);
         }
         let mut said = self.said(job);
-        if changed {
+        // A job that has ended does not continue, and one that failed is stalled already.
+        if changed && !job.status.is_terminal() {
             let message = "an immutable field of the spec was changed; the job continues with its original spec. \
                            To apply the change, delete this TranscodeJob and create another";
             said.push(ConditionUpdate::yes(condition::STALLED, reason::IMMUTABLE_FIELD, message));

@@ -4,7 +4,7 @@
 //! oldest pool of Fly configures it or, if there is none, the environment. If a pool did so that is gone, and others are
 //! left or the environment says too little, the fleet is emptied.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use kube::ResourceExt as _;
 
@@ -21,14 +21,16 @@ pub(crate) type WantedFleets = BTreeMap<FleetName, FleetTarget>;
 pub(super) struct Known<'a> {
     /// The pools that can be read, the oldest first.
     pub pools: &'a [&'a WorkerPool],
-    /// The uids of those that cannot.
-    pub unreadable: &'a BTreeSet<String>,
+    /// The uids of those that cannot, with their namespaces and names.
+    pub unreadable: &'a BTreeMap<String, String>,
     /// The fleets that were chosen before.
     pub before: &'a WantedFleets,
     /// Why no machines on Fly can be managed, if so.
     pub no_fly: Option<&'a str>,
     /// The pool that last configured the machines on Fly, as their last status says.
     pub last_fly_pool: Option<&'a str>,
+    /// The namespace of these pools; none for all. Nothing is known of pools in others.
+    pub namespace: Option<&'a str>,
     /// The environment.
     pub env: &'a Env<'a>,
 }
@@ -47,9 +49,8 @@ impl Known<'_> {
     /// Decides what is managed. A pool that cannot be read, or whose spec cannot be used, keeps the fleet that it has.
     pub(super) fn assign(&self) -> Assigned {
         let keeps = |name: &FleetName| {
-            // It is not known whether one that cannot be read is one of Fly.
-            let may_be_fly = *name == FleetName::default() && !self.unreadable.is_empty();
-            may_be_fly || self.unreadable.contains(name.as_str())
+            let is_of_fly = *name == FleetName::default() && self.may_be_of_unreadable();
+            is_of_fly || self.unreadable.contains_key(name.as_str())
         };
         let kept = self.before.iter().filter(|(name, _)| keeps(name));
         let mut fleets: WantedFleets = kept.map(|(name, target)| (name.clone(), target.clone())).collect();
@@ -79,7 +80,7 @@ impl Known<'_> {
             });
         }
         let mut note = None;
-        if self.no_fly.is_none() && of_fly.is_none() && self.unreadable.is_empty() {
+        if self.no_fly.is_none() && of_fly.is_none() && !fleets.contains_key(&FleetName::default()) {
             let (target, said) = self.fly_without_a_pool();
             fleets.extend(target.map(|target| (FleetName::default(), target)));
             note = said;
@@ -87,18 +88,39 @@ impl Known<'_> {
         Assigned { fleets, roles, note }
     }
 
-    /// The pool that configured the machines on Fly before, while one cannot be read, which may be that one.
+    /// Whether a pool with this namespace and name cannot be read.
+    fn is_unreadable(&self, pool: &str) -> bool {
+        self.unreadable.values().any(|unreadable| unreadable == pool)
+    }
+
+    /// Whether the machines on Fly are those of a pool that cannot be read now. It is not known whether it is one of Fly, if
+    /// none was before.
+    fn may_be_of_unreadable(&self) -> bool {
+        let before = self.before.get(&FleetName::default());
+        match before.and_then(|before| before.policy().pool.as_deref()) {
+            Some(pool) => self.is_unreadable(pool),
+            None => !self.unreadable.is_empty(),
+        }
+    }
+
+    /// The pool that configured the machines on Fly before, if it cannot be read now.
     fn kept_fly_pool(&self) -> Option<&str> {
-        let before = self.before.get(&FleetName::default()).filter(|_| !self.unreadable.is_empty())?;
-        // The fleet of a pool that is gone has no machines to come.
-        before.policy().pool.as_deref().filter(|_| before.policy().max > 0)
+        let before = self.before.get(&FleetName::default())?;
+        before.policy().pool.as_deref().filter(|pool| self.is_unreadable(pool))
     }
 
     /// The fleet of the machines on Fly where no pool configures them, and what people should know of it.
     fn fly_without_a_pool(&self) -> (Option<FleetTarget>, Option<String>) {
         let before = self.before.get(&FleetName::default());
-        let gone = self.last_fly_pool.or_else(|| before?.policy().pool.as_deref());
+        // One in a namespace that is not watched may be there.
+        let is_in_scope = |pool: &&str| {
+            self.namespace.is_none_or(|namespace| pool.split_once('/').is_some_and(|(of, _)| of == namespace))
+        };
+        let gone = self.last_fly_pool.filter(is_in_scope).or_else(|| before?.policy().pool.as_deref());
         let (pool, left) = match (gone, target(None, self.env)) {
+            // It is there, or may be.
+            (Some(pool), _) if self.is_unreadable(pool) => return (before.cloned(), None),
+            (None, _) if !self.unreadable.is_empty() => return (before.cloned(), None),
             (None, wanted) => return (wanted.ok().or_else(|| before.cloned()), None),
             (Some(_), Ok(wanted)) if self.pools.is_empty() => return (Some(wanted), None),
             (Some(pool), Ok(_)) => (pool, "other pools are left".to_owned()),
@@ -163,8 +185,13 @@ mod tests {
     }
 
     fn known<'a>(pools: &'a [&'a WorkerPool], before: &'a WantedFleets, env: &'a Env<'a>) -> Known<'a> {
-        static NONE: BTreeSet<String> = BTreeSet::new();
-        Known { pools, unreadable: &NONE, before, no_fly: None, last_fly_pool: None, env }
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        Known { pools, unreadable: &NONE, before, no_fly: None, last_fly_pool: None, namespace: None, env }
+    }
+
+    /// The pool with this name, which cannot be read.
+    fn unreadable(name: &str) -> BTreeMap<String, String> {
+        [(format!("uid-{name}"), format!("films/{name}"))].into()
     }
 
     fn assigned(pools: &[&WorkerPool]) -> (WantedFleets, Vec<PoolRole>) {
@@ -272,34 +299,56 @@ mod tests {
     fn fleet_of_a_pool_that_cannot_be_read_remains() {
         let pools = [fly("a"), pods("b"), pods("c")];
         let (before, env) = (assigned(&pools.each_ref()).0, Env::of(env));
-        let remain = |unreadable: &str| {
-            let unreadable = [unreadable.to_owned()].into();
+        let remain = |name: &str| {
+            let unreadable = unreadable(name);
             let left = [&pools[1]];
             let known = Known { unreadable: &unreadable, ..known(&left, &before, &env) };
-            names(&known.assign().fleets).join(" ")
+            let fleets = known.assign().fleets;
+            (names(&fleets).join(" "), fleets[&FleetName::default()].policy().max)
         };
-        // Whether it is one of Fly is not known; a pool that is gone keeps nothing.
-        assert_eq!(remain("uid-a"), " uid-b");
-        assert_eq!(remain("uid-c"), " uid-b uid-c");
+        assert_eq!(remain("a"), (" uid-b".to_owned(), 4));
+        // The pool of Fly is gone, so that its machines are removed.
+        assert_eq!(remain("c"), (" uid-b uid-c".to_owned(), 0));
     }
 
     #[test]
     fn no_other_pool_takes_over_the_machines_of_a_pool_of_fly_that_cannot_be_read() {
         let (first, second) = (fly("a"), fly("b"));
         let (before, env) = (assigned(&[&first, &second]).0, Env::of(env));
-        let unreadable = ["uid-a".to_owned()].into();
+        let (a, c) = (unreadable("a"), unreadable("c"));
         let pools = [&second];
         let Assigned { fleets, roles, .. } =
-            Known { unreadable: &unreadable, ..known(&pools, &before, &env) }.assign();
+            Known { unreadable: &a, ..known(&pools, &before, &env) }.assign();
         assert_eq!(fleets[&FleetName::default()].policy().pool.as_deref(), Some("films/a"));
         assert!(matches!(&roles[..], [PoolRole::Behind(other)] if other == "films/a"));
         // If it is another one that cannot be read, the pool goes on.
-        let unreadable = ["uid-c".to_owned()].into();
         let pools = [&first, &second];
-        let others = Known { unreadable: &unreadable, ..known(&pools, &before, &env) }.assign();
+        let others = Known { unreadable: &c, ..known(&pools, &before, &env) }.assign();
         assert!(matches!(&others.roles[..], [PoolRole::Acts, PoolRole::Behind(_)]));
-        // Once it is known to be gone, the next one is the first.
-        let next = known(&pools[1..], &before, &env).assign();
-        assert!(matches!(&next.roles[..], [PoolRole::Acts]));
+        // Once it is known to be gone, the next one is the first, whichever else cannot be read.
+        for unreadable in [&c, &BTreeMap::new()] {
+            let next = Known { unreadable, ..known(&pools[1..], &before, &env) }.assign();
+            assert!(matches!(&next.roles[..], [PoolRole::Acts]));
+            assert_eq!(next.fleets[&FleetName::default()].policy().pool.as_deref(), Some("films/b"));
+        }
+    }
+
+    #[test]
+    fn machines_of_a_pool_that_may_still_be_there_are_left_alone() {
+        let named = |name: &str| (name == "FLY_WORKER_APP").then(|| "clips".to_owned());
+        let (none, env) = (WantedFleets::new(), Env::of(named));
+        let last = Known { last_fly_pool: Some("films/a"), ..known(&[], &none, &env) };
+        assert_eq!(names(&last.assign().fleets), [""]);
+        // It is in a namespace that is not watched, or cannot be read.
+        let elsewhere =
+            Known { namespace: Some("other"), last_fly_pool: Some("films/a"), ..known(&[], &none, &env) };
+        let unreadable =
+            Known { unreadable: &unreadable("a"), last_fly_pool: Some("films/a"), ..known(&[], &none, &env) };
+        for known in [elsewhere, unreadable] {
+            let assigned = known.assign();
+            assert!(assigned.fleets.is_empty() && assigned.note.is_none());
+        }
+        let watched = Known { namespace: Some("films"), ..last };
+        assert_eq!(names(&watched.assign().fleets), [""]);
     }
 }

@@ -78,6 +78,8 @@ pub(crate) struct Pools {
     pub price: watch::Sender<Option<MachinePrice>>,
     /// Why no machines on Fly can be managed, if so.
     pub no_fly: Option<String>,
+    /// The namespace of the pools that are watched; none for all.
+    pub namespace: Option<String>,
 }
 
 /// What was last written and said, so that neither is done again.
@@ -107,8 +109,8 @@ impl Pools {
         let mut said = Told::default();
         let mut elsewhere = Statuses::new();
         let (mut look, mut read) = (Instant::now() + READ_GAP, Instant::now());
-        // Whether the pools are known, and what was published before.
-        let (mut listed, mut was_read) = (false, false);
+        // Whether the pools are known, and what was published before; and whether that could not be read so far.
+        let (mut listed, mut was_read, mut has_failed) = (false, false, false);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -124,12 +126,18 @@ impl Pools {
                         (elsewhere, was_read) = (fleets, true);
                         (look, read) = (Instant::now(), Instant::now() + READ_GAP);
                     }
-                    // What was published before decides which fleets there are.
-                    Some(None) => read = Instant::now() + RETRY_GAP,
+                    // What was published before decides which fleets there are; until it is known, there are only statuses.
+                    Some(None) => {
+                        if !was_read && !has_failed {
+                            tracing::warn!("the statuses of the fleets cannot be read from Redis; WorkerPools wait for that");
+                            (look, has_failed) = (Instant::now(), true);
+                        }
+                        read = Instant::now() + RETRY_GAP;
+                    }
                     None => return,
                 },
-                () = sleep_until(look), if listed && was_read => {
-                    let pools = self.reconcile(&store, &elsewhere, &mut said);
+                () = sleep_until(look), if listed && (was_read || has_failed) => {
+                    let pools = self.reconcile(&store, &elsewhere, &mut said, was_read);
                     if stop.run_until_cancelled(self.write_all(&pools, &mut said)).await.is_none() {
                         return;
                     }
@@ -149,7 +157,12 @@ impl Pools {
             }
             Err(_) => return None,
         };
-        let forget = self.queue.forget_dead_fleets(&fleets, DEAD_AFTER);
+        // Those that are managed here are alive, also if Redis or this machine was away for a while.
+        let managed = self.wanted.borrow().clone();
+        let mut others = fleets.clone();
+        others.statuses.retain(|name, _| !managed.contains_key(name));
+        others.unreadable.retain(|name, _| !managed.contains_key(name));
+        let forget = self.queue.forget_dead_fleets(&others, DEAD_AFTER);
         if !matches!(timeout(CALL_TIMEOUT, forget).await, Ok(Ok(()))) {
             tracing::debug!("could not forget the fleets that nobody manages; that is done later");
         }
@@ -157,16 +170,17 @@ impl Pools {
         Some(fleets.statuses)
     }
 
-    /// Decides which fleets there are. Returns the pools that can be read.
+    /// Decides which fleets there are, and has them managed if `manages`. Returns the pools that can be read.
     fn reconcile(
         &mut self,
         store: &Store<Guarded>,
         elsewhere: &Statuses,
         said: &mut Told,
+        manages: bool,
     ) -> Vec<JudgedPool> {
         let mut pools = store.state();
         pools.sort_by_key(|pool| (pool.creation_timestamp(), pool.namespace(), pool.name_any()));
-        let mut unreadable = BTreeMap::new();
+        let (mut unreadable, mut reasons) = (BTreeMap::new(), BTreeMap::new());
         let readable: Vec<&WorkerPool> = pools
             .iter()
             .filter_map(|pool| match &pool.0 {
@@ -177,7 +191,9 @@ impl Pools {
                         let namespace = pool.namespace().unwrap_or_default();
                         tracing::warn!(namespace, name = pool.name_any(), why, "could not read a WorkerPool");
                     }
-                    unreadable.insert(uid, why);
+                    let name = format!("{}/{}", pool.namespace().unwrap_or_default(), pool.name_any());
+                    unreadable.insert(uid.clone(), name);
+                    reasons.insert(uid, why);
                     None
                 }
             })
@@ -187,19 +203,33 @@ impl Pools {
         let on_fly = newer(&FleetName::default(), &here, elsewhere);
         let known = Known {
             pools: &readable,
-            unreadable: &unreadable.keys().cloned().collect(),
+            unreadable: &unreadable,
+            namespace: self.namespace.as_deref(),
             before: &self.wanted.borrow().clone(),
             no_fly: self.no_fly.as_deref(),
             last_fly_pool: on_fly.and_then(|status| status.pool.as_deref()),
             env: &Env::process(),
         };
         let Assigned { fleets: wanted, roles, note } = known.assign();
-        if let Some(note) = note.as_ref().filter(|note| said.note.as_ref() != Some(note)) {
-            tracing::warn!("{note}");
+        said.unreadable = reasons;
+        if manages {
+            if let Some(note) = note.as_ref().filter(|note| said.note.as_ref() != Some(note)) {
+                tracing::warn!("{note}");
+            }
+            said.note = note;
+            self.manage(wanted, &here, elsewhere);
         }
-        (said.unreadable, said.note) = (unreadable, note);
+        let judged = readable.into_iter().zip(roles).map(|(pool, role)| {
+            let fleet = newer(&fleets::name(pool), &here, elsewhere).cloned();
+            (pool.clone(), role, fleet)
+        });
+        judged.collect()
+    }
+
+    /// Has these fleets managed.
+    fn manage(&self, wanted: WantedFleets, here: &Statuses, elsewhere: &Statuses) {
         let fleets = wanted.iter().filter(|(_, fleet)| fleet.policy().max > 0);
-        let prices = fleets.map(|(name, fleet)| price(fleet, newer(name, &here, elsewhere)));
+        let prices = fleets.map(|(name, fleet)| price(fleet, newer(name, here, elsewhere)));
         let price = only(prices);
         self.price.send_if_modified(|old| std::mem::replace(old, price) != price);
         self.wanted.send_if_modified(|old| {
@@ -207,11 +237,6 @@ impl Pools {
             *old = wanted;
             is_new
         });
-        let judged = readable.into_iter().zip(roles).map(|(pool, role)| {
-            let fleet = newer(&fleets::name(pool), &here, elsewhere).cloned();
-            (pool.clone(), role, fleet)
-        });
-        judged.collect()
     }
 
     async fn write_all(&self, pools: &[JudgedPool], said: &mut Told) {

@@ -1,8 +1,9 @@
 //! Derives a WorkerPool's status from the published status of the fleet. Pure.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Resource as _;
 
-use crate::controller::conditions::{ConditionUpdate, conditions};
+use crate::controller::conditions::{ConditionUpdate, conditions, find};
 use crate::crd::{MachineCounts, WorkerPool, WorkerPoolStatus, condition, reason};
 use crate::job::Millis;
 use crate::queue::{FleetCondition, FleetStatus};
@@ -39,7 +40,11 @@ pub(crate) fn status(
         PoolRole::Refused(why) | PoolRole::NoFleet(why) => Some(why.clone()),
         _ => trouble.map(|c| c.message.clone()),
     };
-    let said = said(standing, fleet, trouble);
+    let said = match fleet.filter(|_| matches!(standing, PoolRole::Acts)) {
+        // A reconciler that has just started knows nothing yet.
+        Some(fleet) if !is_listed(fleet) && is_told(&before, generation) => repeated(&before),
+        _ => said(standing, fleet, trouble),
+    };
     let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     let new = WorkerPoolStatus {
         observed_generation: generation,
@@ -74,6 +79,27 @@ fn has_no_list(fleet: &FleetStatus) -> bool {
     })
 }
 
+/// Whether the machines of the fleet were listed, or something prevents that.
+fn is_listed(fleet: &FleetStatus) -> bool {
+    trouble(fleet).is_some() || !fleet.conditions.iter().any(|c| c.reason == NOT_LISTED_YET)
+}
+
+/// Whether the status says of this generation whether the pool is ready.
+fn is_told(before: &WorkerPoolStatus, generation: Option<i64>) -> bool {
+    let ready = find(&before.conditions, condition::READY);
+    ready.is_some_and(|ready| generation.is_some() && ready.observed_generation == generation)
+}
+
+/// The conditions as they were.
+fn repeated(before: &WorkerPoolStatus) -> Vec<ConditionUpdate> {
+    let types = [condition::READY, condition::RECONCILING, condition::PAUSED];
+    let again = types.into_iter().filter_map(|type_| {
+        let Condition { status, reason, message, .. } = find(&before.conditions, type_)?.clone();
+        Some(ConditionUpdate { type_, holds: status == "True", reason, message })
+    });
+    again.collect()
+}
+
 /// The condition of a fleet whose machines were not listed yet.
 const NOT_LISTED_YET: &str = "NotListedYet";
 
@@ -105,10 +131,7 @@ fn said(
         }
         PoolRole::Acts => {}
     }
-    let was_listed = |fleet: &&FleetStatus| {
-        trouble.is_some() || !fleet.conditions.iter().any(|c| c.reason == NOT_LISTED_YET)
-    };
-    let Some(fleet) = fleet.filter(was_listed) else {
+    let Some(fleet) = fleet.filter(|fleet| is_listed(fleet)) else {
         let why = "the fleet has not been looked at yet";
         return vec![
             ConditionUpdate::no(condition::READY, reason::NOT_OBSERVED, why),
@@ -137,7 +160,7 @@ fn said(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::conditions::{find, holds};
+    use crate::controller::conditions::holds;
     use crate::queue::FleetDesired;
 
     fn pool() -> WorkerPool {
@@ -223,6 +246,8 @@ mod tests {
                 (known.desired, known.machines, known.pending),
                 "{reason}"
             );
+            // Nothing is wrong while a reconciler starts.
+            assert_eq!(now.conditions == known.conditions, reason == "NotListedYet", "{reason}");
         }
         // A refused change says nothing against the list.
         let counts = FleetDesired { machines: 1, ..FleetDesired::default() };

@@ -18,7 +18,7 @@ if redis.call('ZREM', leases, lease) == 0 then
   answer = redis.call('HEXISTS', reports(id), part) == 1 and 'ALREADY' or 'LOST'
 else
   on_error(function() redis.pcall('ZADD', leases, clock() + 30000, lease) end)
-  local waits, _, rank, is_limited = waits_for_parts(id, split)
+  local waits, _, rank, is_limited, failed_part = waits_for_parts(id, split)
   if not waits then
     answer = 'LOST'
     drop_stale_part(task, split)
@@ -30,6 +30,9 @@ else
       redis.pcall('SADD', split_jobs, id)
     end)
     redis.call('HSET', reports(id), part, report)
+    -- What failed before is over.
+    local of_part = split .. ' ' .. part .. ' '
+    if failed_part and string.sub(failed_part, 1, #of_part) == of_part then redis.pcall('HDEL', status(id), 'failed_part') end
     -- The reports are counted, apart from the plan: a report that is written twice counts once.
     local done = redis.call('HLEN', reports(id)) - 1
     if plays and (part == 'audio' or part == 'chunk-0') then play_if_ready(id, split, hook) end

@@ -238,8 +238,8 @@ end
 -- Whether a job waits for the parts into which this attempt split it; also returns its state, its place in the queue, and
 -- whether some of its parts were held back.
 local function waits_for_parts(id, split)
-  local s = redis.call('HMGET', status(id), 'state', 'split', 'epoch', 'rank', 'limited')
-  return s[1] == 'running' and s[2] == split and s[3] == split, s[1], s[4], s[5] == '1'
+  local s = redis.call('HMGET', status(id), 'state', 'split', 'epoch', 'rank', 'limited', 'failed_part')
+  return s[1] == 'running' and s[2] == split and s[3] == split, s[1], s[4], s[5] == '1', s[6]
 end
 
 -- Tells that players can play a split job, as soon as its first chunk and the beginning of its sound are in storage.

@@ -224,6 +224,13 @@ fn machine_that_hangs_keeps_no_jobs_from_other_fleets() {
     desk.see(&[(1, Phase::Started, Life::Idle)], 1);
     let capacity = desk.plan().capacity;
     assert_eq!((capacity.free, capacity.room), (1, 2));
+    // As long as another one boots in time, so may the next.
+    let mut desk = pods(&[(1, Phase::Starting, Life::None)], 3);
+    desk.plan();
+    desk.now += boot;
+    desk.see(&[(1, Phase::Starting, Life::None), (2, Phase::Starting, Life::None)], 3);
+    let capacity = desk.plan().capacity;
+    assert_eq!((capacity.free, capacity.room), (1, 1));
 }
 
 #[test]

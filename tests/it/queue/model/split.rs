@@ -92,6 +92,8 @@ impl Model {
         let job = self.job(id);
         assert!(job.waits(), "{id} has a part that is leased, and does not wait for it");
         assert!(job.reports.insert(part), "{id}/{part} was completed twice");
+        let of_part = job.split.map(|split| format!("{split} {part} ")).unwrap_or_default();
+        job.failed_part = job.failed_part.take().filter(|failed| !failed.starts_with(&of_part));
         let (done, all) = (job.reports.len(), job.parts.len());
         if done < all {
             // A quarter of the parts is worth a write to the record.
