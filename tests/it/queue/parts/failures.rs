@@ -58,11 +58,13 @@ async fn failed_attempt_at_a_part_is_told_by_the_job_until_its_parts_are_encoded
 
     all_due(&mut raw(&config), &config);
     queue.sweep(10, 0).await.unwrap();
+    // The worker of chunk-1 was lost once more.
+    assert_eq!(part_failure(&queue, by.job).await.unwrap().part, "chunk-1");
     let mut again = claim_parts(&queue, 2).await;
-    again.sort_by_key(|job| job.part);
+    again.sort_by_key(|job| std::cmp::Reverse(job.part));
     for job in again {
         complete_part(&queue, &job, 3).await;
-        // What failed before is over with the first of them.
+        // What failed is over once it is complete, while the other part is encoded still.
         assert_eq!(part_failure(&queue, by.job).await, None);
     }
     let job = queue.get(by.job).await.unwrap().unwrap();
