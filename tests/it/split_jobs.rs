@@ -16,7 +16,7 @@ use crate::support::command_count::CommandCount;
 use crate::support::system::{Api, PATIENCE, Setup, System, shared};
 
 /// 320x180, 25 frames per second, 26 s with a tone: seven segments.
-pub fn film() -> PathBuf {
+fn film() -> PathBuf {
     made(
         "seven.mp4",
         "-f lavfi -i testsrc2=s=320x180:r=25:d=26 -f lavfi -i sine=d=26 -c:v libx264 -preset ultrafast \

@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 use super::kubelet::{Kubelet, write_status};
 use super::pool::{condition, pool_until, pools};
 use super::{Controller, Site, status};
-use crate::split_jobs::film;
-use crate::support::clips::half_minute;
+use crate::support::clips::{half_minute, minutes};
 use crate::support::kube as cluster;
 use crate::support::process::err;
 use crate::support::system::{self, PATIENCE, Setup, System};
@@ -173,11 +172,12 @@ async fn split_job_of_an_evicted_pod_goes_on_in_another_one() {
     let controller = site.controller(&[("RUST_LOG", "warn")]);
     controller.ready().await;
     make(&site, "base", json!({"max": 1, "idleTimeoutSeconds": 1}), json!({})).await;
-    let key = site.input(&film()).await;
+    let key = site.input(&minutes()).await;
     let film = json!({"input": {"key": key}, "preset": "hls-adaptive", "qualities": ["360p", "144p"], "parallelism": 8});
     let film = site.make("film", film).await;
     site.phase("film", "Running").await;
-    site.encoders(&film.uid().unwrap()).await;
+    // Some parts are complete, and most are not. Between two parts there is no FFmpeg.
+    site.system.encoding(&film.uid().unwrap()).await;
     let first = pod_until(&site, "running", |_| true).await;
     pods(&site).evict(&first.name_any(), &EvictParams::default()).await.unwrap();
     pod_until(&site, "another", |pod| pod.uid() != first.uid()).await;
