@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::clips::{clip, long_clip};
+use crate::support::clips::{clip, half_minute};
 use crate::support::fly::FlyGuard;
 use crate::support::process::{descendants, processes, send};
 use crate::support::system::{PATIENCE, Setup, System, keeps_to_one_a_second};
@@ -382,7 +382,7 @@ async fn up_starts_and_stops_machines_with_the_jobs() {
         |pid| descendants(pid).into_iter().filter(|p| p.command.contains(" worker")).collect::<Vec<_>>();
     assert!(workers(system.pid).is_empty());
     let job_request = json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"});
-    let id = system.upload(long_clip(), &job_request).await;
+    let id = system.upload(half_minute(), &job_request).await;
     system.encoding(&id).await;
     let up = workers(system.pid);
     assert_eq!(up.len(), 1, "{up:?}");

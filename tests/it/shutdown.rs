@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::clips::{self, long_clip};
+use crate::support::clips::{self, half_minute};
 use crate::support::process::{self, all_gone, descendants, eventually};
 use crate::support::system::{self, Setup, System, TOKEN};
 
@@ -11,7 +11,7 @@ async fn in_the_middle_of_an_encode() -> (System, String, Value) {
     let system = Setup::default().start().await;
     let job_request: Value =
         json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"});
-    let id = system.upload(long_clip(), &job_request).await;
+    let id = system.upload(half_minute(), &job_request).await;
     let job = system.encoding(&id).await;
     (system, id, job)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::clips::{clip, long_clip};
+use crate::support::clips::{clip, half_minute};
 use crate::support::process::{all_gone, children, encoders, eventually, send};
 use crate::support::system::{Setup, System};
 
@@ -41,7 +41,7 @@ fn queued_at(redis: &mut redis::Connection, id: &str) -> i64 {
 #[tokio::test]
 async fn fault_01_worker_killed_during_an_encode_costs_one_attempt() {
     let system = Setup::default().start().await;
-    let id = system.upload(long_clip(), &job_request()).await;
+    let id = system.upload(half_minute(), &job_request()).await;
     let first = system.encoding(&id).await;
     let worker = children(system.pid).into_iter().find(|p| p.command.contains(" worker")).unwrap();
     let encoders = encoders(&system.data);
@@ -58,7 +58,7 @@ async fn fault_01_worker_killed_during_an_encode_costs_one_attempt() {
 #[tokio::test]
 async fn fault_18_worker_on_sigterm_releases_its_job_and_its_attempt() {
     let system = Setup::default().workers(0).start().await;
-    let id = system.upload(long_clip(), &job_request()).await;
+    let id = system.upload(half_minute(), &job_request()).await;
     let mut first = system.worker("first", &[]);
     let released = system.encoding(&id).await;
     let encoders = encoders(&first.scratch);
@@ -90,7 +90,7 @@ async fn fault_18_worker_on_sigterm_releases_its_job_and_its_attempt() {
 #[tokio::test]
 async fn fault_03_worker_that_slept_through_its_lease_changes_nothing() {
     let system = Setup::default().workers(0).start().await;
-    let id = system.upload(long_clip(), &job_request()).await;
+    let id = system.upload(half_minute(), &job_request()).await;
     let mut zombie = system.worker("zombie", &[("WORKER_MAX_JOBS", "1")]);
     let first = system.encoding(&id).await;
     zombie.signal(Signal::SIGSTOP);
@@ -129,7 +129,7 @@ async fn workers_exit_at_their_limits() {
 #[tokio::test]
 async fn running_job_stops_within_seconds_when_cancelled() {
     let system = Setup::default().start().await;
-    let id = system.upload(long_clip(), &job_request()).await;
+    let id = system.upload(half_minute(), &job_request()).await;
     system.encoding(&id).await;
     let encoders = encoders(&system.data);
     assert_eq!(encoders.len(), 1, "{encoders:?}");
@@ -160,7 +160,7 @@ async fn running_job_stops_within_seconds_when_cancelled() {
 #[tokio::test]
 async fn encode_survives_a_restart_of_redis() {
     let system = Setup::default().start().await;
-    let id = system.upload(long_clip(), &job_request()).await;
+    let id = system.upload(half_minute(), &job_request()).await;
     system.encoding(&id).await;
     let mut feed = system.feed(&id).await;
     let before = system.redis_server();
