@@ -156,6 +156,9 @@ resolvConf: $work/resolv.conf
 podLogsDir: $log/pods
 volumePluginDir: $work/plugins
 registerNode: true
+# No image can be pulled again, thus none is removed on a machine whose disk is nearly full.
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
 # The use of disks by pods, for evictions, is looked at once a minute otherwise.
 volumeStatsAggPeriod: 5s
 evictionHard: {memory.available: 50Mi, nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%}
