@@ -88,6 +88,16 @@ impl Known<'_> {
         Assigned { fleets, roles, note }
     }
 
+    /// The fleet of the machines on Fly that was chosen before.
+    fn fly_before(&self) -> Option<&FleetTarget> {
+        self.before.get(&FleetName::default())
+    }
+
+    /// The pool that configured it, if one did.
+    fn fly_pool_before(&self) -> Option<&str> {
+        self.fly_before()?.policy().pool.as_deref()
+    }
+
     /// Whether a pool with this namespace and name cannot be read.
     fn is_unreadable(&self, pool: &str) -> bool {
         self.unreadable.values().any(|unreadable| unreadable == pool)
@@ -96,8 +106,7 @@ impl Known<'_> {
     /// Whether the machines on Fly are those of a pool that cannot be read now. It is not known whether it is one of Fly, if
     /// none was before.
     fn may_be_of_unreadable(&self) -> bool {
-        let before = self.before.get(&FleetName::default());
-        match before.and_then(|before| before.policy().pool.as_deref()) {
+        match self.fly_pool_before() {
             Some(pool) => self.is_unreadable(pool),
             None => !self.unreadable.is_empty(),
         }
@@ -105,18 +114,17 @@ impl Known<'_> {
 
     /// The pool that configured the machines on Fly before, if it cannot be read now.
     fn kept_fly_pool(&self) -> Option<&str> {
-        let before = self.before.get(&FleetName::default())?;
-        before.policy().pool.as_deref().filter(|pool| self.is_unreadable(pool))
+        self.fly_pool_before().filter(|pool| self.is_unreadable(pool))
     }
 
     /// The fleet of the machines on Fly where no pool configures them, and what people should know of it.
     fn fly_without_a_pool(&self) -> (Option<FleetTarget>, Option<String>) {
-        let before = self.before.get(&FleetName::default());
+        let before = self.fly_before();
         // One in a namespace that is not watched may be there.
         let is_in_scope = |pool: &&str| {
             self.namespace.is_none_or(|namespace| pool.split_once('/').is_some_and(|(of, _)| of == namespace))
         };
-        let gone = self.last_fly_pool.filter(is_in_scope).or_else(|| before?.policy().pool.as_deref());
+        let gone = self.last_fly_pool.filter(is_in_scope).or_else(|| self.fly_pool_before());
         let (pool, left) = match (gone, target(None, self.env)) {
             // It is there, or may be.
             (Some(pool), _) if self.is_unreadable(pool) => return (before.cloned(), None),

@@ -1,7 +1,7 @@
 //! The plugin of kubectl: a real kubectl runs the program under its other name.
 
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
@@ -12,10 +12,16 @@ use crate::support::clips::clip;
 use crate::support::process::{err, out, spawn};
 use crate::support::system::{PATIENCE, WEBHOOK_SECRET, folder};
 
-/// Runs `kubectl tcoder`.
-async fn plugin(site: &Site, args: &[&str]) -> Output {
+/// A folder with the program under the name of the plugin.
+fn programs() -> PathBuf {
     let programs = folder("kubectl-plugin");
     symlink(env!("CARGO_BIN_EXE_tcoder"), programs.join("kubectl-tcoder")).unwrap();
+    programs
+}
+
+/// Runs `kubectl tcoder`.
+async fn plugin(site: &Site, args: &[&str]) -> Output {
+    let programs = programs();
     site.cluster.kubectl_in(&[&["tcoder"], args].concat(), programs.as_os_str()).await
 }
 
@@ -100,9 +106,7 @@ async fn plugin_says_what_a_job_waits_for() {
     let webhook = json!({"url": "https://example.com/", "secretRef": {"name": "hook"}});
     site.make("film", json!({"input": {"key": key}, "qualities": ["144p"], "webhook": webhook})).await;
     let (_, reason, message) = site.condition("film", "Stalled").await;
-    let programs = folder("kubectl-plugin");
-    symlink(env!("CARGO_BIN_EXE_tcoder"), programs.join("kubectl-tcoder")).unwrap();
-    let mut command = tokio::process::Command::new(programs.join("kubectl-tcoder"));
+    let mut command = tokio::process::Command::new(programs().join("kubectl-tcoder"));
     command.args(["watch", "film", "-n", &site.namespace]).env("KUBECONFIG", site.cluster.kubeconfig());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut watch = spawn(command);

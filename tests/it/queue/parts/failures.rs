@@ -40,7 +40,7 @@ async fn failed_attempt_at_a_part_is_told_by_the_job_until_its_parts_are_encoded
             heard.extend(feed.next(Duration::from_secs(5)).await.unwrap());
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), hear).await.expect("nothing is told of the job");
+    tokio::time::timeout(Duration::from_secs(60), hear).await.expect("no event of the job arrives");
     let event = heard.iter().find(|event| event.job_id == by.job).unwrap();
     assert_eq!((event.status, event.progress, event.epoch), (State::Running, Some(33.3), None));
 
