@@ -1,6 +1,9 @@
 //! Tests of decisions and statuses, from plain values: every state of a job with every spec, and a named test
 //! for each rule.
 
+mod failures;
+mod holds;
+
 use kube::Resource as _;
 use serde_json::{Value, json};
 
@@ -368,41 +371,6 @@ fn outputs_of_a_private_bucket_are_read_below_the_api_and_their_addresses_are_re
 }
 
 #[test]
-fn a_failure_has_the_words_of_batch_jobs_where_they_have_one() {
-    let failed = |code, attempt, message: &str| {
-        let mut case = Case::in_state(none(), State::Failed);
-        let Look::Job(job) = &mut case.look else { panic!() };
-        (job.attempt, job.error) = (attempt, Some(Failure::new(code, message)));
-        let status = case.status();
-        let said = holds(&status.conditions, condition::FAILED).unwrap().clone();
-        assert_eq!(holds(&status.conditions, condition::STALLED).unwrap().reason, said.reason);
-        (said.reason, said.message)
-    };
-    assert_eq!(failed(FailureCode::InvalidMedia, 1, "no video").0, "InvalidMedia");
-    assert_eq!(failed(FailureCode::DeadlineExceeded, 1, "too long").0, reason::DEADLINE_EXCEEDED);
-    assert_eq!(failed(FailureCode::EncodeFailed, 3, "it broke").0, reason::BACKOFF_LIMIT_EXCEEDED);
-    assert_eq!(failed(FailureCode::UploadExpired, 0, "it never came").0, "UploadExpired");
-    assert_eq!(failed(FailureCode::WorkerLost, 3, "it died").1, "it died");
-}
-
-#[test]
-fn failure_that_a_rule_makes_the_last_is_named_by_its_code_at_any_attempt() {
-    let reason = |action, attempt| {
-        let mut case = Case::in_state(none(), State::Failed);
-        let Look::Job(job) = &mut case.look else { panic!() };
-        let rule = FailureRule { action, error_codes: vec![FailureCode::EncodeFailed] };
-        job.spec.failure_policy = FailurePolicy(vec![rule]);
-        (job.attempt, job.error) = (attempt, Some(Failure::new(FailureCode::EncodeFailed, "it broke")));
-        let status = case.status();
-        holds(&status.conditions, condition::FAILED).unwrap().reason.clone()
-    };
-    for attempt in [1, 3] {
-        assert_eq!(reason(FailureAction::FailJob, attempt), "EncodeFailed", "{attempt}");
-    }
-    assert_eq!(reason(FailureAction::Count, 3), reason::BACKOFF_LIMIT_EXCEEDED);
-}
-
-#[test]
 fn a_deadline_counts_from_the_start_over_all_attempts() {
     let spec = || json!({"activeDeadlineSeconds": 60});
     let mut case = Case::in_state(spec(), State::Running).written();
@@ -420,22 +388,6 @@ fn a_deadline_counts_from_the_start_over_all_attempts() {
     let mut uploads = Case::in_state(json!({"activeDeadlineSeconds": 60}), State::Uploading);
     (uploads.now, uploads.looked_for_upload) = (NOW.plus(10_000_000), true);
     assert_eq!(uploads.status().start_time, None);
-}
-
-#[test]
-fn a_suspended_job_starts_anew_when_it_is_resumed() {
-    let mut case = Case::in_state(json!({"suspend": true}), State::Cancelled);
-    if let Look::Job(job) = &mut case.look {
-        job.suspended = true;
-    }
-    let case = case.written();
-    assert_eq!((case.before.start_time.clone(), case.again()), (None, None));
-    let mut resumed = Case::in_state(none(), State::Queued);
-    resumed.before = case.before;
-    let status = resumed.status();
-    let suspended = find(&status.conditions, condition::SUSPENDED).unwrap();
-    assert_eq!((&*suspended.status, &*suspended.reason), ("False", reason::RESUMED));
-    assert!(status.start_time.is_some());
 }
 
 #[test]
@@ -492,17 +444,6 @@ fn what_has_ended_stays_so_though_redis_has_forgotten_it() {
     let mut lost = Case::in_state(none(), State::Running).written();
     lost.look = Look::Gone;
     assert!(matches!(lost.act(), Act::Submit(_)));
-}
-
-#[test]
-fn a_failed_job_that_lives_again_has_failed_no_longer() {
-    let case = Case::in_state(none(), State::Failed).written();
-    let mut again = Case::in_state(none(), State::Queued);
-    again.before = case.before;
-    let status = again.status();
-    let failed = find(&status.conditions, condition::FAILED).unwrap();
-    assert_eq!((&*failed.status, &*failed.reason), ("False", reason::RETRIED));
-    assert!(find(&status.conditions, condition::STALLED).is_none());
 }
 
 #[test]
@@ -566,221 +507,4 @@ fn without_redis_what_was_known_stands() {
     // It is reported once, no matter how long it lasts.
     let later = StatusContext { before: &status, now: NOW.plus(60_000), ..frame };
     assert_eq!(later.without_redis(None), status);
-}
-
-#[test]
-fn a_used_up_quota_of_redis_is_a_condition_that_says_what_to_do_and_stays_as_it_is() {
-    let case = Case::in_state(none(), State::Running).written();
-    let links = links(Readable::Nowhere);
-    let frame = StatusContext {
-        object: &case.object,
-        before: &case.before,
-        id: id(),
-        links: &links,
-        price: None,
-        now: NOW,
-        hold: None,
-        refusal: None,
-        is_queue_known: true,
-    };
-    let refusal = |usage: u32| QueueError::Quota(format!("max requests limit exceeded. Usage: {usage}"));
-    let status = frame.without_redis(refusal(500_001).remedy());
-    let condition = holds(&status.conditions, condition::RECONCILING).unwrap();
-    assert_eq!(condition.reason, reason::REDIS_UNAVAILABLE);
-    assert!(condition.message.contains("quota is used up; raise the limit"), "{}", condition.message);
-    let later = StatusContext { before: &status, now: NOW.plus(60_000), ..frame };
-    assert_eq!(later.without_redis(refusal(500_002).remedy()), status);
-}
-
-#[test]
-fn failure_that_is_not_counted_has_no_number_and_its_own_event() {
-    let mut case = Case::in_state(none(), State::Queued);
-    let fail = |case: &mut Case, attempt, ignored| {
-        let Look::Job(job) = &mut case.look else { panic!() };
-        (job.attempt, job.ignored, job.timestamps.retry_at) = (attempt, ignored, Some(NOW));
-        job.error = Some(Failure::new(FailureCode::InputUnreachable, "films.example does not answer"));
-        let status = case.status();
-        let events = event_drafts(&case.before, &status);
-        case.before = status.clone();
-        (status, events.into_iter().map(|event| event.message).collect::<Vec<_>>())
-    };
-    let said = |status: &TranscodeJobStatus| {
-        holds(&status.conditions, condition::RECONCILING).unwrap().message.clone()
-    };
-    let (first, events) = fail(&mut case, 1, 0);
-    assert!(said(&first).starts_with("attempt 1 of 3 failed: "), "{}", said(&first));
-    assert!(events.len() == 1 && events[0].starts_with("attempt 1 failed "), "{events:?}");
-    for ignored in [1, 2] {
-        let (status, events) = fail(&mut case, 1, ignored);
-        assert!(said(&status).contains("1 of 3 attempts are counted"), "{}", said(&status));
-        assert!(
-            events.len() == 1 && events[0].starts_with("an attempt that is not counted failed"),
-            "{events:?}"
-        );
-        let failure = status.last_failure.unwrap();
-        assert_eq!((failure.attempt, failure.ignored), (1, i32::try_from(ignored).ok()));
-    }
-    // The next attempt runs: nothing new has failed.
-    let Look::Job(job) = &mut case.look else { panic!() };
-    (job.status, job.attempt, job.timestamps.retry_at) = (State::Running, 2, None);
-    assert_eq!(event_drafts(&case.before, &case.status()), []);
-}
-
-#[test]
-fn queue_holds_a_job_back_as_its_user_does_and_a_missing_kueue_stops_none_that_was_started() {
-    let hold = |stops| Hold {
-        reason: reason::AWAITING_ADMISSION,
-        message: "the job waits for quota".into(),
-        stops,
-        is_stalled: !stops,
-    };
-    for stops in [true, false] {
-        let mut case = Case::of(none(), Look::Gone);
-        case.queue = Some(hold(stops));
-        let status = case.status();
-        assert_eq!(status.phase, Some(JobPhase::Suspended));
-        let suspended = holds(&status.conditions, condition::SUSPENDED).unwrap();
-        assert_eq!(
-            (&*suspended.reason, &*suspended.message),
-            (reason::AWAITING_ADMISSION, "the job waits for quota")
-        );
-        assert_eq!(holds(&status.conditions, condition::STALLED).is_some(), !stops);
-        for state in [State::Queued, State::Running, State::Playable] {
-            let mut case = Case::in_state(none(), state);
-            case.queue = Some(hold(stops));
-            if stops {
-                assert_eq!(case.act(), Act::Cancel(CancelReason::Suspended), "{state}");
-            } else {
-                let status = case.status();
-                assert!(holds(&status.conditions, condition::SUSPENDED).is_none(), "{state}");
-            }
-        }
-        // A job that waits for its upload was started, too.
-        let mut case = Case::in_state(none(), State::Uploading);
-        case.looked_for_upload = true;
-        case.queue = Some(hold(stops));
-        let status = case.status();
-        let phase = if stops { JobPhase::Suspended } else { JobPhase::Uploading };
-        assert_eq!(status.phase, Some(phase));
-        assert_eq!(holds(&status.conditions, condition::SUSPENDED).is_some(), stops);
-        assert!(holds(&status.conditions, condition::STALLED).is_none());
-        // One that was stopped waits until nothing holds it back, and its user's word comes first.
-        let mut case = Case::in_state(none(), State::Cancelled);
-        let Look::Job(job) = &mut case.look else { panic!() };
-        job.suspended = true;
-        case.queue = Some(hold(stops));
-        assert_eq!(case.status().phase, Some(JobPhase::Suspended));
-        case.object.spec.suspend = true;
-        let status = case.status();
-        assert_eq!(holds(&status.conditions, condition::SUSPENDED).unwrap().reason, reason::SUSPENDED);
-        (case.queue, case.object.spec.suspend) = (None, false);
-        assert_eq!(case.act(), Act::Redrive);
-    }
-}
-
-#[test]
-fn failed_part_is_told_while_the_job_runs() {
-    for (state, words) in [
-        (State::Running, "workers encode the parts of the job"),
-        (State::Playable, "the video can be played already; its later parts are still encoded"),
-    ] {
-        let mut case = Case::in_state(none(), state).written();
-        let Look::Job(job) = &mut case.look else { panic!() };
-        let failure = Failure::new(FailureCode::Storage, "the bucket refuses");
-        let retry_at = Some(NOW.plus(5000));
-        job.part_failure = Some(PartFailure { part: "chunk-3".into(), failures: 2, retry_at, failure });
-        let status = case.status();
-        let said = holds(&status.conditions, condition::RECONCILING).unwrap();
-        let told = "attempt 2 at the part chunk-3 failed: the bucket refuses; the next is at ";
-        assert!(said.message.starts_with(&format!("{words}; {told}")), "{}", said.message);
-        assert_eq!(holds(&status.conditions, condition::PLAYABLE).is_some(), state == State::Playable);
-        let last = status.last_failure.clone().unwrap();
-        assert_eq!((&*last.code, last.attempt, last.part.as_deref()), ("storage", 2, Some("chunk-3")));
-        assert_eq!(last.retry_time, Some(time(NOW.plus(5000))));
-        let events: Vec<String> =
-            event_drafts(&case.before, &status).into_iter().map(|e| e.message).collect();
-        assert_eq!(events.len(), 1, "{events:?}");
-        assert!(events[0].starts_with("attempt 2 at the part chunk-3 failed (storage): "), "{events:?}");
-        // The attempt has begun: no time of it is told any more, and no further Event.
-        let mut case = case.written();
-        case.now = NOW.plus(6000);
-        let later = case.status();
-        assert_eq!((later.last_failure.unwrap().retry_time, events.len()), (None, 1));
-        assert_eq!(event_drafts(&case.before, &case.status()), []);
-    }
-}
-
-#[test]
-fn controller_that_knows_nothing_of_kueue_yet_leaves_a_status_as_it_was() {
-    let hold = |reason, message: &str, stops, is_stalled| Hold {
-        reason,
-        message: message.into(),
-        stops,
-        is_stalled,
-    };
-    let looks = hold(reason::AWAITING_ADMISSION, "the controller looks for Kueue", false, false);
-    for (before, is_suspended_job) in [
-        (hold(reason::AWAITING_ADMISSION, "the job waits for quota", true, false), false),
-        (hold(reason::KUEUE_NOT_INSTALLED, "there is no Kueue", false, true), false),
-        (hold(reason::WORKLOAD_EVICTED, "Kueue evicted the Workload", true, false), true),
-    ] {
-        let mut case = Case::of(none(), Look::Gone);
-        if is_suspended_job {
-            case = Case::in_state(none(), State::Cancelled);
-            let Look::Job(job) = &mut case.look else { panic!() };
-            job.suspended = true;
-        }
-        case.queue = Some(before.clone());
-        let mut case = case.written();
-        (case.queue, case.is_queue_known) = (Some(looks.clone()), false);
-        assert_eq!(case.status(), case.before, "{before:?}");
-        case.object.metadata.generation = Some(2);
-        assert_eq!(case.status().observed_generation, Some(2));
-        // What its user says now is told at once.
-        case.object.spec.suspend = true;
-        assert_eq!(holds(&case.status().conditions, condition::SUSPENDED).unwrap().reason, reason::SUSPENDED);
-    }
-    // A new job has nothing to keep, and one that is resumed is not said to be suspended any more.
-    let mut case = Case::of(none(), Look::Gone);
-    (case.queue, case.is_queue_known) = (Some(looks.clone()), false);
-    let said = |case: &Case| holds(&case.status().conditions, condition::SUSPENDED).unwrap().message.clone();
-    assert_eq!(said(&case), "the controller looks for Kueue");
-    case.object.spec.suspend = true;
-    let mut case = case.written();
-    case.object.spec.suspend = false;
-    assert_eq!(said(&case), "the controller looks for Kueue");
-}
-
-#[test]
-fn refusal_that_does_not_hold_a_job_back_is_a_condition_of_its_own() {
-    let refusal = Refusal { reason: reason::KUEUE_FORBIDDEN, message: "it may not be deleted".into() };
-    let outdated = |status: &TranscodeJobStatus| {
-        holds(&status.conditions, condition::WORKLOAD_OUTDATED).map(|c| (c.reason.clone(), c.message.clone()))
-    };
-    let expected = Some(("KueueForbidden".to_owned(), "it may not be deleted".to_owned()));
-    for state in [State::Queued, State::Running, State::Completed, State::Failed] {
-        let mut case = Case::in_state(none(), state).written();
-        case.refusal = Some(refusal.clone());
-        let status = case.status();
-        assert_eq!(outdated(&status), expected, "{state}");
-        let events: Vec<String> = event_drafts(&case.before, &status).into_iter().map(|e| e.reason).collect();
-        assert_eq!(events, ["KueueForbidden"], "{state}");
-        // Also without reading the job, which has ended.
-        let mut case = case.written();
-        if state.is_terminal() {
-            case.look = Look::NotYet;
-            assert_eq!(case.status(), case.before, "{state}");
-        }
-        // A controller that has just started does not know it yet.
-        (case.refusal, case.is_queue_known) = (None, false);
-        assert_eq!(case.status(), case.before, "{state}");
-        case.is_queue_known = true;
-        assert_eq!(outdated(&case.status()), None, "{state}");
-    }
-    // One that holds the job back is told as that.
-    let mut case = Case::of(none(), Look::Gone);
-    let Refusal { reason, message } = refusal.clone();
-    (case.queue, case.refusal) =
-        (Some(Hold { reason, message, stops: true, is_stalled: true }), Some(refusal));
-    assert_eq!(outdated(&case.status()), None);
 }

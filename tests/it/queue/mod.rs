@@ -20,6 +20,7 @@ mod rest;
 mod soak;
 mod tls;
 mod tokens;
+mod uploads;
 mod upstash;
 mod versions;
 mod wake;
