@@ -70,6 +70,8 @@ pub(crate) struct Index {
     headway: HashMap<JobId, Instant>,
     /// When an attempt at a part of these jobs failed.
     part_failures: HashMap<JobId, Instant>,
+    /// Jobs of which another part failed soon after that, and when their objects are due.
+    postponed: HashMap<JobId, Instant>,
     /// Statuses as written by this process; the store of the watch may lag behind.
     written: HashMap<JobId, TranscodeJobStatus>,
     failures: HashMap<JobId, u32>,
@@ -127,6 +129,7 @@ impl Index {
         self.dirty.remove(&id);
         self.headway.remove(&id);
         self.part_failures.remove(&id);
+        self.postponed.remove(&id);
         self.written.remove(&id);
         self.failures.remove(&id);
         self.held.remove(&id);
@@ -169,14 +172,13 @@ impl Index {
         let object = self.objects.get(&event.job_id)?.clone();
         let id = event.job_id;
         if event.progress.is_some() && event.epoch.is_none() {
-            // All parts of a job may fail at once, and one of them stands for the others.
-            let recent = self
-                .part_failures
-                .get(&id)
-                .is_some_and(|at| now.saturating_duration_since(*at) < PART_FAILURES);
-            if recent {
+            // All parts of a job may fail at once. The last of them is told when its time comes (take_due).
+            let due = self.part_failures.get(&id).map(|at| *at + PART_FAILURES);
+            if let Some(due) = due.filter(|due| now < *due) {
+                self.postponed.insert(id, due);
                 return None;
             }
+            self.postponed.remove(&id);
             self.part_failures.insert(id, now);
         } else if event.progress.is_some() {
             let recent =
@@ -188,12 +190,28 @@ impl Index {
         } else if event.status.is_terminal() {
             self.headway.remove(&id);
             self.part_failures.remove(&id);
+            self.postponed.remove(&id);
         } else {
             // The start already writes the first progress; the next update is due later.
             self.headway.insert(id, now);
         }
         self.dirty.insert(id);
         Some(object)
+    }
+
+    /// When the first of the objects is due that `heard` has postponed.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.postponed.values().min().copied()
+    }
+
+    /// The postponed objects whose time has come.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<ObjectRef<Guarded>> {
+        let due: Vec<JobId> = self.postponed.extract_if(|_, at| *at <= now).map(|(id, _)| id).collect();
+        for id in &due {
+            self.part_failures.insert(*id, now);
+            self.dirty.insert(*id);
+        }
+        due.iter().filter_map(|id| self.objects.get(id).cloned()).collect()
     }
 
     /// Events were lost: every object must be reconciled.
@@ -315,6 +333,15 @@ mod tests {
             (0..6).map(|n| n * 700).filter(|t| index.heard(&failure, at(*t)).is_some()).collect();
         assert_eq!(passed, [0, 2100]);
         assert!(index.heard(&event(id, State::Running, Some(2.0)), at(3500)).is_none());
+        // The failures since then are told together.
+        assert_eq!(index.next_due(), Some(at(4100)));
+        assert!(index.take_dirty(id));
+        assert!(index.take_due(at(4099)).is_empty() && !index.take_dirty(id));
+        assert_eq!(index.take_due(at(4100)).len(), 1);
+        assert!(index.take_dirty(id) && index.next_due().is_none());
+        assert!(index.heard(&failure, at(4200)).is_none() && index.next_due() == Some(at(6100)));
+        assert!(index.heard(&event(id, State::Failed, None), at(4300)).is_some());
+        assert!(index.next_due().is_none(), "the end tells all");
     }
 
     #[test]

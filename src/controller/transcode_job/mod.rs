@@ -121,7 +121,12 @@ fn woken(
 ) -> impl Stream<Item = ObjectRef<Guarded>> {
     let batches = futures::stream::unfold((context, events), |(context, mut events)| async move {
         let batch = loop {
-            match events.recv().await {
+            let due = context.index().next_due();
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = sleep_until(due) => break context.index().take_due(Instant::now()),
+            };
+            match event {
                 Ok(event) => {
                     if let Some(object) = context.index().heard(&event, Instant::now()) {
                         break vec![object];
@@ -137,6 +142,14 @@ fn woken(
         Some((batch, (context, events)))
     });
     batches.flat_map(futures::stream::iter)
+}
+
+/// Waits until then, or for ever.
+async fn sleep_until(then: Option<Instant>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The objects whose queues of Kueue have news for them.
