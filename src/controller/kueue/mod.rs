@@ -302,13 +302,17 @@ impl Kueue {
 
     /// Watches the Workloads until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
-        tokio::select! {
-            () = self.is_wanted.notified() => {}
-            () = self.until_usable_at_the_start() => {}
+        let mut found = tokio::select! {
+            () = self.is_wanted.notified() => None,
+            () = self.until_usable_at_the_start() => Some(Presence::Usable),
             () = stop.cancelled() => return,
-        }
+        };
         while !stop.is_cancelled() {
-            match self.find().await {
+            let presence = match found.take() {
+                Some(presence) => Some(presence),
+                None => self.find().await,
+            };
+            match presence {
                 Some(Presence::Usable) => {
                     if let Ended::Stopped = self.watch(&stop).await {
                         return;
