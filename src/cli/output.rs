@@ -192,12 +192,11 @@ pub(crate) fn jobs(jobs: &[Job]) {
     }
     let mut t = table(&["job", "status", "preset", "qualities", "created", "input"], &[]);
     for job in jobs {
-        let qualities: Vec<&str> = job.spec.output_qualities.rungs().iter().map(|q| q.name()).collect();
         t.add_row([
             job.job_id.to_string(),
             status(job),
             job.spec.preset.to_string(),
-            if qualities.is_empty() { "-".into() } else { qualities.join(",") },
+            qualities(job),
             job.timestamps.created_at.map_or_else(String::new, |at| at.to_string()),
             input(job),
         ]);
@@ -217,6 +216,16 @@ pub(crate) fn steps(rows: impl Iterator<Item = [String; 2]>) {
     let mut t = table(&["step", "why"], &[]);
     t.add_rows(rows);
     outln!("{t}");
+}
+
+/// The qualities that the job requests, or else those that it has; `default` before it is completed.
+fn qualities(job: &Job) -> String {
+    let requested: Vec<&str> =
+        job.spec.output_qualities.rungs().iter().map(|quality| quality.name()).collect();
+    let outputs = job.result.iter().flat_map(|result| &result.outputs);
+    let names =
+        if requested.is_empty() { outputs.map(|output| output.quality.name()).collect() } else { requested };
+    if names.is_empty() { "default".to_owned() } else { names.join(",") }
 }
 
 fn status(job: &Job) -> String {

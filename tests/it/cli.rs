@@ -119,6 +119,8 @@ async fn submit_cancels_the_job_when_the_upload_fails() {
     assert!(!said.contains("X-Amz") && !said.contains("127.0.0.9"), "{said}");
     let jobs = system.get("/api/jobs").await.body;
     assert_eq!(jobs["jobs"][0]["status"], "cancelled", "{jobs}");
+    let list = out(&system.cli(&["jobs", "list"], &dir).await);
+    assert!(list.contains("default"), "the qualities are not known before the encode: {list}");
     system.stop().await;
 }
 
@@ -137,7 +139,8 @@ async fn commands_without_json_print_readable_text() {
     let got = out(&system.cli(&["jobs", "get", &id], &dir).await);
     assert!(got.contains("completed") && got.contains("144p") && got.contains("clip.mp4"), "{got}");
     let list = out(&system.cli(&["jobs", "list", "--status", "completed", "--limit", "10000"], &dir).await);
-    assert!(list.contains(&id), "{list}");
+    let line = list.lines().find(|line| line.contains(&id)).unwrap();
+    assert!(line.contains("144p"), "{line}");
     let refused = system.cli(&["jobs", "cancel", &id], &dir).await;
     assert_eq!(refused.status.code(), Some(4));
     assert!(err(&refused).contains("completed already"), "{}", err(&refused));
