@@ -38,7 +38,7 @@ use crate::crd::{WorkerPool, WorkerPoolStatus};
 use crate::queue::{FleetName, FleetStatus, Queue};
 use crate::storage::urls::now_millis;
 use fleets::{Assigned, Known};
-use status::{PoolRole, status};
+use status::{Fleet, PoolRole, status, unreadable};
 
 /// A WorkerPool that may fail to deserialize.
 pub(crate) type Guarded = DeserializeGuard<WorkerPool>;
@@ -87,14 +87,26 @@ pub(crate) struct Pools {
 struct Told {
     /// The statuses by the uid of the pool. The store may lag behind this process's own writes.
     statuses: HashMap<String, WorkerPoolStatus>,
-    /// Why pools cannot be read, by their uid.
-    unreadable: BTreeMap<String, String>,
+    /// The pools that cannot be read, by their uid.
+    unreadable: BTreeMap<String, UnreadablePool>,
+    /// Those whose status says so.
+    refused: BTreeMap<String, UnreadablePool>,
     /// What becomes of the machines on Fly of a pool that is gone.
     note: Option<String>,
 }
 
 /// A pool, what it is to its fleet, and that fleet's status.
 type JudgedPool = (WorkerPool, PoolRole, Option<FleetStatus>);
+
+/// A pool that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct UnreadablePool {
+    namespace: String,
+    name: String,
+    generation: Option<i64>,
+    /// Why, and in which field.
+    why: String,
+}
 
 impl Pools {
     /// Reconciles the pools until `stop`.
@@ -109,8 +121,8 @@ impl Pools {
         let mut said = Told::default();
         let mut elsewhere = Statuses::new();
         let (mut look, mut read) = (Instant::now() + READ_GAP, Instant::now());
-        // Whether the pools are known, and what was published before; and whether that could not be read so far.
-        let (mut listed, mut was_read, mut has_failed) = (false, false, false);
+        // Whether the pools are known, and what was published before; and whether Redis could not be read the last time.
+        let (mut listed, mut was_read, mut is_away) = (false, false, false);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -123,22 +135,22 @@ impl Pools {
                 Ok(()) = self.told.changed() => look = look.min(Instant::now() + WRITE_GAP),
                 () = sleep_until(read) => match stop.run_until_cancelled(self.read()).await {
                     Some(Some(fleets)) => {
-                        (elsewhere, was_read) = (fleets, true);
+                        (elsewhere, was_read, is_away) = (fleets, true, false);
                         (look, read) = (Instant::now(), Instant::now() + READ_GAP);
                     }
                     // What was published before decides which fleets there are; until it is known, there are only statuses.
                     Some(None) => {
-                        if !was_read && !has_failed {
+                        if !is_away {
                             tracing::warn!("the statuses of the fleets cannot be read from Redis; WorkerPools wait for that");
-                            (look, has_failed) = (Instant::now(), true);
+                            (look, is_away) = (Instant::now(), true);
                         }
                         read = Instant::now() + RETRY_GAP;
                     }
                     None => return,
                 },
-                () = sleep_until(look), if listed && (was_read || has_failed) => {
+                () = sleep_until(look), if listed && (was_read || is_away) => {
                     let pools = self.reconcile(&store, &elsewhere, &mut said, was_read);
-                    if stop.run_until_cancelled(self.write_all(&pools, &mut said)).await.is_none() {
+                    if stop.run_until_cancelled(self.write_all(&pools, &mut said, is_away)).await.is_none() {
                         return;
                     }
                     look = Instant::now() + READ_GAP;
@@ -180,20 +192,24 @@ impl Pools {
     ) -> Vec<JudgedPool> {
         let mut pools = store.state();
         pools.sort_by_key(|pool| (pool.creation_timestamp(), pool.namespace(), pool.name_any()));
-        let (mut unreadable, mut reasons) = (BTreeMap::new(), BTreeMap::new());
+        let mut unreadable = BTreeMap::new();
         let readable: Vec<&WorkerPool> = pools
             .iter()
             .filter_map(|pool| match &pool.0 {
                 Ok(readable) => Some(readable),
                 Err(error) => {
-                    let (uid, why) = (pool.uid().unwrap_or_default(), error.to_string());
-                    if said.unreadable.get(&uid) != Some(&why) {
-                        let namespace = pool.namespace().unwrap_or_default();
-                        tracing::warn!(namespace, name = pool.name_any(), why, "could not read a WorkerPool");
+                    let found = UnreadablePool {
+                        namespace: pool.namespace().unwrap_or_default(),
+                        name: pool.name_any(),
+                        generation: pool.meta().generation,
+                        why: error.to_string(),
+                    };
+                    let uid = pool.uid().unwrap_or_default();
+                    if said.unreadable.get(&uid) != Some(&found) {
+                        let UnreadablePool { namespace, name, why, .. } = &found;
+                        tracing::warn!(namespace, name, why, "could not read a WorkerPool");
                     }
-                    let name = format!("{}/{}", pool.namespace().unwrap_or_default(), pool.name_any());
-                    unreadable.insert(uid.clone(), name);
-                    reasons.insert(uid, why);
+                    unreadable.insert(uid, found);
                     None
                 }
             })
@@ -201,9 +217,10 @@ impl Pools {
             .collect();
         let here = self.told.borrow_and_update().clone();
         let on_fly = newer(&FleetName::default(), &here, elsewhere);
+        let full_name = |pool: &UnreadablePool| format!("{}/{}", pool.namespace, pool.name);
         let known = Known {
             pools: &readable,
-            unreadable: &unreadable,
+            unreadable: &unreadable.iter().map(|(uid, pool)| (uid.clone(), full_name(pool))).collect(),
             namespace: self.namespace.as_deref(),
             before: &self.wanted.borrow().clone(),
             no_fly: self.no_fly.as_deref(),
@@ -211,7 +228,7 @@ impl Pools {
             env: &Env::process(),
         };
         let Assigned { fleets: wanted, roles, note } = known.assign();
-        said.unreadable = reasons;
+        said.unreadable = unreadable;
         if manages {
             if let Some(note) = note.as_ref().filter(|note| said.note.as_ref() != Some(note)) {
                 tracing::warn!("{note}");
@@ -239,9 +256,16 @@ impl Pools {
         });
     }
 
-    async fn write_all(&self, pools: &[JudgedPool], said: &mut Told) {
+    async fn write_all(&self, pools: &[JudgedPool], said: &mut Told, is_away: bool) {
+        let is_new = |(uid, pool): &(&String, &UnreadablePool)| said.refused.get(*uid) != Some(*pool);
+        let refusals = stream::iter(said.unreadable.iter().filter(is_new));
+        let refusals = refusals.map(|(uid, pool)| self.refuse(uid, pool)).buffer_unordered(WRITES);
+        let refused: Vec<_> = refusals.filter_map(std::future::ready).collect().await;
+        said.refused.retain(|uid, _| said.unreadable.contains_key(uid));
+        said.refused.extend(refused);
         let written = &said.statuses;
-        let writes = stream::iter(pools).map(|pool| self.write(pool, written)).buffer_unordered(WRITES);
+        let writes = stream::iter(pools).map(|pool| self.write(pool, written, is_away));
+        let writes = writes.buffer_unordered(WRITES);
         let new: Vec<_> = writes.filter_map(std::future::ready).collect().await;
         said.statuses.extend(new);
         said.statuses.retain(|uid, _| pools.iter().any(|(pool, ..)| pool.uid().as_ref() == Some(uid)));
@@ -252,32 +276,48 @@ impl Pools {
         &self,
         (pool, role, fleet): &JudgedPool,
         written: &HashMap<String, WorkerPoolStatus>,
+        is_away: bool,
     ) -> Option<(String, WorkerPoolStatus)> {
         let uid = pool.uid().unwrap_or_default();
         let before = written.get(&uid).cloned().or_else(|| pool.status.clone());
         let pool = WorkerPool { status: before, ..pool.clone() };
-        let new = status(&pool, role, fleet.as_ref(), now_millis());
+        let fleet = if is_away { Fleet::Unknown } else { Fleet::Published(fleet.as_ref()) };
+        let new = status(&pool, role, fleet, now_millis());
         if pool.status.as_ref() == Some(&new) {
             return None;
         }
         let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
+        self.apply(&namespace, &name, &uid, &new).await.then_some((uid, new))
+    }
+
+    /// Says in the status of a pool that it cannot be read. Returns the pool if that was written.
+    async fn refuse(&self, uid: &str, pool: &UnreadablePool) -> Option<(String, UnreadablePool)> {
+        let why =
+            format!("it cannot be read ({}); correct it, by `kubectl explain workerpool.spec`", pool.why);
+        let status = unreadable(&why, pool.generation, now_millis());
+        self.apply(&pool.namespace, &pool.name, uid, &status).await.then(|| (uid.to_owned(), pool.clone()))
+    }
+
+    /// Writes the status of a pool. Returns whether it was written.
+    async fn apply(&self, namespace: &str, name: &str, uid: &str, new: &WorkerPoolStatus) -> bool {
         let patch = json!({
             "apiVersion": WorkerPool::api_version(&()),
             "kind": WorkerPool::kind(&()),
             "metadata": {"name": name, "uid": uid},
             "status": new,
         });
-        let api: Api<WorkerPool> = Api::namespaced(self.client.clone(), &namespace);
+        // The answer may be an object that cannot be read.
+        let api: Api<Guarded> = Api::namespaced(self.client.clone(), namespace);
         let params = PatchParams::apply(STATUS_MANAGER).force();
-        match timeout(CALL_TIMEOUT, api.patch_status(&name, &params, &Patch::Apply(patch))).await {
-            Ok(Ok(_)) => return Some((uid, new)),
+        match timeout(CALL_TIMEOUT, api.patch_status(name, &params, &Patch::Apply(patch))).await {
+            Ok(Ok(_)) => return true,
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {}
             Ok(Err(error)) => {
                 tracing::warn!(namespace, name, %error, "could not update a WorkerPool's status")
             }
             Err(_) => tracing::warn!(namespace, name, "a WorkerPool's status could not be written in time"),
         }
-        None
+        false
     }
 }
 

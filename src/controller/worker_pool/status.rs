@@ -24,14 +24,24 @@ pub(crate) enum PoolRole {
 /// Maximum length of `lastError`, characters.
 const MAX_ERROR_CHARS: usize = 1000;
 
+/// What is known of a pool's fleet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fleet<'a> {
+    /// What was published of it, if anything.
+    Published(Option<&'a FleetStatus>),
+    /// Redis cannot be read, so that nothing is published.
+    Unknown,
+}
+
 /// The status of `pool`.
 #[must_use]
 pub(crate) fn status(
     pool: &WorkerPool,
     standing: &PoolRole,
-    fleet: Option<&FleetStatus>,
+    fleet: Fleet<'_>,
     now: Millis,
 ) -> WorkerPoolStatus {
+    let Fleet::Published(fleet) = fleet else { return without_redis(pool, standing, now) };
     let before = pool.status.clone().unwrap_or_default();
     let generation = pool.meta().generation;
     let fleet = fleet.filter(|_| matches!(standing, PoolRole::Acts | PoolRole::Refused(_)));
@@ -66,6 +76,41 @@ pub(crate) fn status(
         return WorkerPoolStatus { desired, machines, pending, ..new };
     }
     new
+}
+
+/// The status of `pool` while Redis cannot be read: its counts are as they were, and whether the fleet is paused.
+fn without_redis(pool: &WorkerPool, standing: &PoolRole, now: Millis) -> WorkerPoolStatus {
+    let before = pool.status.clone().unwrap_or_default();
+    let generation = pool.meta().generation;
+    let why = "Redis cannot be read; nothing is changed until it can. See the controller's log";
+    let (said, error) = match standing {
+        PoolRole::Acts => {
+            let paused = repeated(&before).into_iter().filter(|update| update.type_ == condition::PAUSED);
+            let ready = ConditionUpdate::no(condition::READY, reason::REDIS_UNAVAILABLE, why);
+            (std::iter::once(ready).chain(paused).collect(), Some(why.to_owned()))
+        }
+        PoolRole::Refused(why) | PoolRole::NoFleet(why) => (said(standing, None, None), Some(why.clone())),
+        PoolRole::Behind(_) => (said(standing, None, None), None),
+    };
+    WorkerPoolStatus {
+        observed_generation: generation,
+        last_error: error,
+        conditions: conditions(&before.conditions, said, generation, now),
+        ..before
+    }
+}
+
+/// The conditions of a pool that cannot be read.
+#[must_use]
+pub(crate) fn unreadable(why: &str, generation: Option<i64>, now: Millis) -> WorkerPoolStatus {
+    let why: String = why.chars().take(MAX_ERROR_CHARS).collect();
+    let said = said(&PoolRole::Refused(why.clone()), None, None);
+    WorkerPoolStatus {
+        observed_generation: generation,
+        last_error: Some(why),
+        conditions: conditions(&[], said, generation, now),
+        ..WorkerPoolStatus::default()
+    }
 }
 
 /// Whether the machines of the fleet are not known, because they were not listed yet or cannot be.
@@ -193,7 +238,7 @@ mod tests {
 
     #[test]
     fn status_of_the_active_pool_contains_the_fleets_counts() {
-        let status = status(&pool(), &PoolRole::Acts, Some(&fleet(&[])), Millis(0));
+        let status = status(&pool(), &PoolRole::Acts, Fleet::Published(Some(&fleet(&[]))), Millis(0));
         let machines = MachineCounts { total: 5, busy: 2, idle: 0, booting: 1, billed: 3 };
         assert_eq!((status.desired, status.machines, status.pending), (Some(3), Some(machines), Some(4)));
         assert_eq!((status.observed_generation, status.last_error), (Some(3), None));
@@ -205,8 +250,9 @@ mod tests {
 
     #[test]
     fn status_of_a_pool_reports_errors_and_not_a_pause() {
-        let status =
-            |standing: PoolRole, fleet: Option<&FleetStatus>| status(&pool(), &standing, fleet, Millis(0));
+        let status = |standing: PoolRole, fleet: Option<&FleetStatus>| {
+            status(&pool(), &standing, Fleet::Published(fleet), Millis(0))
+        };
         let wrong = status(PoolRole::Acts, Some(&fleet(&["NotListedYet", "Unauthorized"])));
         assert_eq!(wrong.last_error.as_deref(), Some("about Unauthorized"));
         let ready = find(&wrong.conditions, "Ready").unwrap();
@@ -236,11 +282,11 @@ mod tests {
 
     #[test]
     fn counts_of_a_pool_remain_while_its_machines_cannot_be_listed() {
-        let known = status(&pool(), &PoolRole::Acts, Some(&fleet(&[])), Millis(0));
+        let known = status(&pool(), &PoolRole::Acts, Fleet::Published(Some(&fleet(&[]))), Millis(0));
         let pool = WorkerPool { status: Some(known.clone()), ..pool() };
         for reason in ["NotListedYet", "ListFailed", "NoSuchApp", "Unauthorized", "Billing"] {
             let unknown = FleetStatus { desired: FleetDesired::default(), ..fleet(&[reason]) };
-            let now = status(&pool, &PoolRole::Acts, Some(&unknown), Millis(1));
+            let now = status(&pool, &PoolRole::Acts, Fleet::Published(Some(&unknown)), Millis(1));
             assert_eq!(
                 (now.desired, now.machines, now.pending),
                 (known.desired, known.machines, known.pending),
@@ -252,7 +298,31 @@ mod tests {
         // A refused change says nothing against the list.
         let counts = FleetDesired { machines: 1, ..FleetDesired::default() };
         let refused = FleetStatus { desired: counts, ..fleet(&["Unauthorized"]) };
-        let now = status(&pool, &PoolRole::Acts, Some(&refused), Millis(1));
+        let now = status(&pool, &PoolRole::Acts, Fleet::Published(Some(&refused)), Millis(1));
         assert_eq!((now.desired, now.machines.unwrap().total, now.pending), (Some(1), 0, Some(0)));
+    }
+
+    #[test]
+    fn pool_says_that_redis_is_away_and_keeps_its_counts() {
+        let paused = FleetStatus { paused: true, ..fleet(&["Paused"]) };
+        let known = status(&pool(), &PoolRole::Acts, Fleet::Published(Some(&paused)), Millis(0));
+        let pool = WorkerPool { status: Some(known.clone()), ..pool() };
+        let away = status(&pool, &PoolRole::Acts, Fleet::Unknown, Millis(1));
+        assert_eq!(
+            (away.desired, away.machines, away.pending),
+            (known.desired, known.machines, known.pending)
+        );
+        let ready = find(&away.conditions, "Ready").unwrap();
+        assert_eq!((&*ready.status, &*ready.reason), ("False", "RedisUnavailable"));
+        assert!(holds(&away.conditions, "Paused").is_some() && away.last_error.is_some());
+
+        let again = WorkerPool { status: Some(away), ..pool.clone() };
+        let again = status(&again, &PoolRole::Acts, Fleet::Published(Some(&paused)), Millis(2));
+        assert!(holds(&again.conditions, "Ready").is_some() && again.last_error.is_none());
+
+        // What is wrong with its spec is known without Redis.
+        let refused = status(&pool, &PoolRole::Refused("spec.min: no".into()), Fleet::Unknown, Millis(1));
+        assert_eq!(holds(&refused.conditions, "Stalled").unwrap().reason, "InvalidSpec");
+        assert_eq!(refused.last_error.as_deref(), Some("spec.min: no"));
     }
 }

@@ -10,10 +10,11 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, ResourceExt as _};
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use tcoder::crd::TranscodeJob;
 
-use super::{Controller, Site, condition, has_phase, object, site, status, until};
+use super::pool::{self, pool_until};
+use super::{Controller, Site, condition, has_phase, object, pods, site, status, until};
 use crate::support::clips::{clip, half_minute};
 use crate::support::kube::{self as cluster, Cluster};
 use crate::support::objects::put_input;
@@ -38,7 +39,11 @@ impl Site {
 
     /// Releases the lease of a killed controller, so that the test need not wait until it expires.
     async fn free_lease(&self) {
-        self.leases().delete("tcoder-controller", &DeleteParams::default()).await.unwrap();
+        match self.leases().delete("tcoder-controller", &DeleteParams::default()).await {
+            // The controller was killed before it had one.
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            deleted => drop(deleted.unwrap()),
+        }
     }
 
     /// The changes of the job in the event stream, which show how often it was submitted.
@@ -229,8 +234,14 @@ async fn operator_starts_while_redis_is_away_and_says_so() {
     site.make("film", json!({"input": {"key": site.input(clip()).await}, "qualities": ["144p"]})).await;
     let (_, reason, message) = site.condition("film", "Reconciling").await;
     assert_eq!(reason, "RedisUnavailable", "{message}\n{}", controller.log());
+    pods::make(&site, "base", json!({"max": 1}), json!({})).await;
+    let is = |status: &Value, value: &str| pool::condition(status, "Ready")["status"] == value;
+    let said = pool_until(&site, "base", "it says that Redis is away", |status| is(status, "False")).await;
+    assert_eq!(pool::condition(&said, "Ready")["reason"], "RedisUnavailable", "{said:#}");
     redis.start();
     controller.ready().await;
+    let said = pool_until(&site, "base", "it is ready", |status| is(status, "True")).await;
+    assert_eq!(said["lastError"], Value::Null, "{said:#}");
     site.phase("film", "Complete").await;
     let log = controller.stop().await;
     assert!(log.contains("Redis cannot be used; retrying") && log.contains("Redis can be used now"), "{log}");
@@ -314,7 +325,7 @@ async fn thousand_transcode_jobs_at_once_become_thousand_jobs() {
 }
 
 #[tokio::test]
-async fn unreadable_transcode_job_does_not_block_the_others() {
+async fn unreadable_objects_say_so_and_do_not_block_the_others() {
     let cluster = Box::leak(Box::new(Cluster::start().await));
     cluster.define().await;
     let system = system::shared().await;
@@ -328,41 +339,52 @@ async fn unreadable_transcode_job_does_not_block_the_others() {
     });
     let anything = json!(anything);
     let patch = Patch::<()>::Json(serde_json::from_value(anything).unwrap());
-    crds.patch("transcodejobs.tcoder.dev", &PatchParams::default(), &patch).await.unwrap();
-    let kind = ApiResource::from_gvk_with_plural(
-        &GroupVersionKind::gvk("tcoder.dev", "v1alpha1", "TranscodeJob"),
-        "transcodejobs",
-    );
-    let any: Api<DynamicObject> = Api::namespaced_with(site.client.clone(), &site.namespace, &kind);
-    let odd = json!({
-        "apiVersion": "tcoder.dev/v1alpha1", "kind": "TranscodeJob",
-        "spec": {"input": 7, "preset": "from-next-year"}, "metadata": {"name": "odd"},
-    });
-    let odd: DynamicObject = serde_json::from_value(odd).unwrap();
-    let make_odd = async {
-        // It takes a moment until the API server uses the new schema.
-        while any.create(&PostParams::default(), &odd).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, make_odd).await.expect("the API server refuses the odd one");
+    let mut odd_ones = Vec::new();
+    for (kind, plural, spec) in [
+        ("TranscodeJob", "transcodejobs", json!({"input": 7, "preset": "from-next-year"})),
+        ("WorkerPool", "workerpools", json!({"max": "as many as needed"})),
+    ] {
+        crds.patch(&format!("{plural}.tcoder.dev"), &PatchParams::default(), &patch).await.unwrap();
+        let resource =
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("tcoder.dev", "v1alpha1", kind), plural);
+        let any: Api<DynamicObject> = Api::namespaced_with(site.client.clone(), &site.namespace, &resource);
+        let odd = json!({
+            "apiVersion": "tcoder.dev/v1alpha1", "kind": kind, "spec": spec, "metadata": {"name": "odd"},
+        });
+        let odd: DynamicObject = serde_json::from_value(odd).unwrap();
+        let mut refused = None;
+        let make_odd = async {
+            // It takes a moment until the API server uses the new schema.
+            while let Err(error) = any.create(&PostParams::default(), &odd).await {
+                refused = Some(error);
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        };
+        let made = tokio::time::timeout(PATIENCE, make_odd).await;
+        made.unwrap_or_else(|_| panic!("the API server refuses the odd {kind}: {refused:?}"));
+        odd_ones.push(any);
+    }
     let controller = site.controller(&[]);
     let key = site.input(clip()).await;
     site.make("film", json!({"input": {"key": key}, "qualities": ["144p"]})).await;
     let film = site.phase("film", "Complete").await;
     assert!(condition(&film, "Complete").is_some());
-    let stalled = async {
-        loop {
-            let odd = any.get("odd").await.unwrap();
-            if let Some(said) = odd.data["status"]["conditions"][0]["message"].as_str() {
-                assert!(said.contains("cannot be read"), "{said}");
-                return;
+    for any in odd_ones {
+        let stalled = async {
+            loop {
+                let odd = any.get("odd").await.unwrap();
+                let stalled = pool::condition(&odd.data["status"], "Stalled");
+                if let Some(said) = stalled["message"].as_str() {
+                    assert_eq!(stalled["reason"], "InvalidSpec");
+                    assert!(said.contains("cannot be read"), "{said}");
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, stalled).await.expect("nothing is said of the odd one");
-    any.delete("odd", &DeleteParams::default()).await.unwrap();
+        };
+        tokio::time::timeout(PATIENCE, stalled).await.expect("nothing is said of the odd one");
+        any.delete("odd", &DeleteParams::default()).await.unwrap();
+    }
     controller.stop().await;
 }
 
