@@ -60,6 +60,10 @@ fn from_status(status: &Status, kind: Kind) -> ProviderError {
         (429, _) => ProviderFailure::RateLimited { retry_after: retry_after(status) },
         (401, _) => ProviderFailure::Unauthorized,
         (403, _) => refusal(&status.message),
+        // No webhook, no pod: the API server asks them before it stores the object.
+        (500.., _) if kind == Kind::Create && status.message.contains("failed calling webhook") => {
+            ProviderFailure::Rejected
+        }
         (500.., _) => match kind {
             Kind::Read => ProviderFailure::Unavailable,
             // The request may have been carried out nevertheless.
@@ -82,7 +86,9 @@ fn retry_after(status: &Status) -> Option<Duration> {
 
 /// Who refused a request with `403 Forbidden`, by the text.
 fn refusal(message: &str) -> ProviderFailure {
-    let is_quota = ["exceeded quota:", "status unknown for quota:"].iter().any(|text| message.contains(text));
+    // "failed quota: a: must specify limits.cpu for: worker" is said of a quota for resources that the pod does not name.
+    let quotas = ["exceeded quota:", "failed quota:", "status unknown for quota:"];
+    let is_quota = quotas.iter().any(|text| message.contains(text));
     // "maximum cpu usage per Container is 1, but limit is 2", and likewise for the minimum and the ratio.
     let is_limit_range =
         message.contains(" usage per ") || message.contains(" max limit to request ratio per ");
@@ -118,10 +124,7 @@ mod tests {
                 Outcome::Quota,
             ),
             ("pods \"a\" is forbidden: status unknown for quota: q, resources: pods", Outcome::Quota),
-            (
-                "pods \"a\" is forbidden: failed quota: q: must specify limits.cpu for: worker",
-                Outcome::Rejected,
-            ),
+            ("pods \"a\" is forbidden: failed quota: q: must specify limits.cpu for: worker", Outcome::Quota),
             (
                 "pods \"a\" is forbidden: maximum cpu usage per Container is 1, but limit is 2",
                 Outcome::NoCapacity,
@@ -162,6 +165,9 @@ mod tests {
         assert_eq!(outcome(401, "Unauthorized", Kind::Create), Outcome::Unauthorized);
         assert_eq!(outcome(422, "Invalid", Kind::Create), Outcome::Rejected);
         assert_eq!(outcome(500, "InternalError", Kind::Create), Outcome::Unknown);
+        let webhook =
+            "Internal error occurred: failed calling webhook \"a.example.com\": failed to call webhook: x";
+        assert_eq!(error(500, "InternalError", webhook, Kind::Create).outcome(), Outcome::Rejected);
         assert_eq!(
             outcome(503, "ServiceUnavailable", Kind::Read),
             Outcome::RateLimited { retry_after: None }

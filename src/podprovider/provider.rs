@@ -34,10 +34,12 @@ const WORDS: ProviderWords = ProviderWords {
                      WorkerPool; bind the ClusterRole tcoder-controller-pods there (manifests/base/rbac.yaml)",
     no_such_app: "the namespace of the WorkerPool does not exist",
     billing: "the API server asks for a payment",
-    quota: "a ResourceQuota of the namespace is reached; raise it, or lower spec.max",
+    quota: "a ResourceQuota of the namespace refuses another pod; raise it, lower spec.max, or set the limits that it asks for in \
+            spec.provider.pods.resources",
     no_capacity: "no node has room for another pod; add nodes, or lower spec.provider.pods.resources.requests or \
                   spec.max; a LimitRange of the namespace may limit the resources, too",
-    launches_failing: "check spec.image, and in spec.provider.pods.template the settings of Redis and storage",
+    launches_failing: "if that does not say what to change, check spec.image, the settings of Redis and storage in \
+                       spec.provider.pods.template, and what the namespace admits",
     workers_not_registering: "compare the line \"connected to Redis\" in `kubectl logs` of a pod with the label \
                               tcoder.dev/worker-pool with the controller's, and set REDIS_URL and REDIS_KEY_PREFIX to \
                               the same by envFrom in spec.provider.pods.template; if that line is missing, the worker \

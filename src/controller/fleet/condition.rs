@@ -57,7 +57,10 @@ pub enum Condition {
         has_pool: bool,
     },
     /// The provider throttles requests or fails.
-    BackingOff,
+    BackingOff {
+        /// What it said last, if anything.
+        said: Option<String>,
+    },
     /// The provider cannot reach the hosts of this many machines.
     Unreachable(u32),
     /// A machine is in an unknown state; it is not changed.
@@ -84,7 +87,7 @@ impl Condition {
             Self::NoCapacity { .. } => "NoCapacity",
             Self::Quota { .. } => "Quota",
             Self::Budget { .. } => "Budget",
-            Self::BackingOff => "BackingOff",
+            Self::BackingOff { .. } => "BackingOff",
             Self::Unreachable(_) => "Unreachable",
             Self::UnknownMachineState(..) => "UnknownMachineState",
             Self::Disputed(_) => "Disputed",
@@ -118,10 +121,10 @@ impl Condition {
                 "{missing} of {of} machines are suddenly missing from {name}'s list; nothing is changed until it is \
                  certain"
             ),
-            Self::LaunchesFailing { failures, said } => with(
-                format!("{failures} launches in a row started no worker; {}", words.launches_failing),
-                said.as_ref(),
-            ),
+            Self::LaunchesFailing { failures, said } => {
+                let why = said.as_ref().map_or_else(String::new, |said| format!(": {said}"));
+                format!("{failures} launches in a row started no worker{why}; {}", words.launches_failing)
+            }
             Self::WorkersNotRegistering { failures } => format!(
                 "{failures} launches in a row started a machine, but no worker registered in this Redis; {}",
                 words.workers_not_registering
@@ -136,9 +139,10 @@ impl Condition {
                 };
                 format!("{name} allows at most {affordable} machines of the smallest size")
             }
-            Self::BackingOff => {
-                format!("{name} throttles requests or fails; waiting before the next request")
-            }
+            Self::BackingOff { said } => with(
+                format!("{name} throttles requests or fails; waiting before the next request"),
+                said.as_ref(),
+            ),
             Self::Unreachable(n) => format!("the hosts of {n} machines cannot be reached by {name}"),
             Self::UnknownMachineState(machine, phase) => {
                 format!("machine {machine} is in the unknown state {phase}; it is left alone")

@@ -40,6 +40,7 @@ impl FleetState {
     /// no further effect.
     pub fn observe(&mut self, observation: &Observation, policy: &FleetPolicy, now: Moment) {
         let workers = by_machine(observation);
+        self.forget_corrected_failures(policy);
         // Workers come before the list: a stopped machine whose worker has registered is not a failed launch.
         self.hear(&workers, observation.queue.as_ref());
         if let Ok(listed) = &observation.machines

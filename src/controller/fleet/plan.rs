@@ -109,7 +109,10 @@ impl<'a> Planner<'a> {
         let bars = [
             (self.policy.paused, Condition::Paused { has_pool: self.policy.pool.is_some() }),
             (self.memory.refused_until.is_some(), Condition::Unauthorized),
-            (self.memory.backoff_until.is_some(), Condition::BackingOff),
+            (
+                self.memory.backoff_until.is_some(),
+                Condition::BackingOff { said: self.memory.backoff_said.clone() },
+            ),
         ];
         let mut barred = self.memory.guard.is_some();
         if let Some((missing, of, _)) = self.memory.guard {

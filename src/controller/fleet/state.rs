@@ -51,12 +51,16 @@ pub struct FleetState {
     pub(super) launches_stopped: Option<(u32, Moment)>,
     /// How the last launch failed.
     pub(super) launch_failure: Option<LaunchFailure>,
+    /// The image and the revision of the launches that failed.
+    pub(super) failed_revision: Option<(String, Option<String>)>,
     /// What the provider said of it, if anything.
     pub(super) launch_said: Option<String>,
     /// What the provider said when it last had no capacity, if anything.
     pub(super) capacity_said: Option<String>,
     /// What the provider said when a quota was last reached, if anything.
     pub(super) quota_said: Option<String>,
+    /// What the provider said when it last failed or asked to wait, if anything.
+    pub(super) backoff_said: Option<String>,
     pub(super) launch_hold_until: Option<Moment>,
     pub(super) scaled_in_at: Option<Moment>,
 }
@@ -259,6 +263,7 @@ impl FleetState {
         match outcome {
             Outcome::NoCapacity => self.capacity_said = Some(shortened(message)),
             Outcome::Quota => self.quota_said = Some(shortened(message)),
+            Outcome::Unknown | Outcome::RateLimited { .. } => self.backoff_said = Some(shortened(message)),
             Outcome::Rejected | Outcome::Precondition => self.launch_said = Some(shortened(message)),
             _ => {}
         }
@@ -402,6 +407,7 @@ impl FleetState {
     pub(super) fn launch_failed(&mut self, why: LaunchFailure, policy: &FleetPolicy, now: Moment) {
         self.launch_failures = self.launch_failures.saturating_add(1);
         self.launch_failure = Some(why);
+        self.failed_revision = Some((policy.image.clone(), policy.revision.clone()));
         if self.launch_failures >= policy.launch_failures {
             self.launch_hold_until = Some(now + policy.deadlines.hold);
         }
@@ -420,10 +426,21 @@ impl FleetState {
         }
     }
 
+    /// Forgets the failed launches if machines are made in another way now: somebody has corrected the policy.
+    pub(super) fn forget_corrected_failures(&mut self, policy: &FleetPolicy) {
+        let is_other = |(image, revision): &(String, Option<String>)| {
+            *image != policy.image || *revision != policy.revision
+        };
+        if self.failed_revision.as_ref().is_some_and(is_other) {
+            self.launch_succeeded();
+        }
+    }
+
     pub(super) fn launch_succeeded(&mut self) {
         self.launch_failures = 0;
         self.launches_stopped = None;
         self.launch_failure = None;
+        self.failed_revision = None;
         self.launch_said = None;
         self.launch_hold_until = None;
     }

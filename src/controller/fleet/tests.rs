@@ -88,6 +88,7 @@ fn worker(slot: u32, life: Life) -> Option<WorkerView> {
 }
 
 /// A reconciler's state together with its current observation.
+#[derive(Clone)]
 struct Desk {
     policy: FleetPolicy,
     memory: FleetState,

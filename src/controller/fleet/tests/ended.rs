@@ -84,7 +84,7 @@ fn machines_that_are_killed_before_their_workers_come_are_failed_launches() {
     });
     assert!(killed.acts().is_empty());
     assert!(
-        killed.says("3 launches in a row started no worker; launches_failing (OOMKilled (exit code 137))")
+        killed.says("3 launches in a row started no worker: OOMKilled (exit code 137); launches_failing")
     );
 }
 
@@ -106,7 +106,7 @@ fn machines_that_others_end_before_their_workers_come_are_failed_launches_if_it_
         );
         let mut desk = launches(6, end);
         assert!(desk.acts().is_empty());
-        assert!(desk.says("launches_failing (Preempted: by a better one)"));
+        assert!(desk.says("started no worker: Preempted: by a better one; launches_failing"));
     }
     // A node that goes away ends several at once.
     let mut desk = ephemeral(&[]);

@@ -109,7 +109,7 @@ fn message_about_the_last_launch_is_in_the_condition_until_a_launch_succeeds() {
         desk.first_ends(Outcome::Rejected);
         desk.memory.record_message(&Outcome::Rejected, "it violates a standard");
     }
-    assert!(desk.says("3 launches in a row started no worker; launches_failing (it violates a standard)"));
+    assert!(desk.says("3 launches in a row started no worker: it violates a standard; launches_failing"));
     // A machine whose image cannot be fetched says so itself.
     let mut desk = Desk::new(&[], 1);
     for _ in 0..failures {
@@ -122,7 +122,7 @@ fn message_about_the_last_launch_is_in_the_condition_until_a_launch_succeeds() {
         desk.see(&[], 1);
         desk.plan();
     }
-    assert!(desk.says("(ImagePullBackOff: no such image)"));
+    assert!(desk.says("started no worker: ImagePullBackOff: no such image; "));
     desk.memory.launch_succeeded();
     assert!(!desk.says("ImagePullBackOff"));
 }
