@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::clips::heavy;
-use crate::support::clips::{clip, long_clip};
+use crate::support::clips::{clip, half_minute};
 use crate::support::system::{Answer, Api, OTHER_TOKEN, TOKEN, http};
 use crate::webhooks::Receiver;
 
@@ -236,7 +236,7 @@ pub async fn event_stream_follows_a_job_from_start_to_end(api: &Api) {
     let mut feed = api.feed(id).await;
     // Subscribe at once, before anything can happen to the job.
     assert_eq!(feed.next().await.unwrap()["status"], "uploading");
-    let film = std::fs::read(long_clip()).unwrap();
+    let film = std::fs::read(half_minute()).unwrap();
     api.http.put(ticket["uploadUrl"].as_str().unwrap()).body(film).send().await.unwrap();
     let mut seen = Vec::new();
     while let Some(job) = feed.next().await {

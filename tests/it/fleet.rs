@@ -383,9 +383,10 @@ async fn up_starts_and_stops_machines_with_the_jobs() {
     assert!(workers(system.pid).is_empty());
     let job_request = json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"});
     let id = system.upload(half_minute(), &job_request).await;
-    system.encoding(&id).await;
+    let (_, encode) = system.pause_encode(&id).await;
     let up = workers(system.pid);
     assert_eq!(up.len(), 1, "{up:?}");
+    encode.resume();
     system.completed(&id).await;
     crate::support::process::all_gone(&up).await;
     system.stop().await;

@@ -188,7 +188,7 @@ async fn machine_process_that_ignores_the_signal_is_killed_after_the_timeout() {
     ready.come().await;
     cloud.reaches(&id, MachineState::Started).await;
     let pid = cloud.emulator.pid(&id).unwrap();
-    cloud.fly.stop(&id, StopSignal::Terminate, Duration::from_secs(1)).await.unwrap();
+    cloud.fly.stop(&id, StopSignal::Terminate, Duration::from_secs(5)).await.unwrap();
     assert_eq!(cloud.state(&id).await, MachineState::Stopping);
     let refused = cloud.fly.start(&id).await;
     assert!(matches!(refused, Err(FlyError::Precondition { .. })), "{refused:?}");

@@ -65,6 +65,18 @@ fn between(job: &Value, from: &str, to: &str) -> f64 {
     (at(to) - at(from)) as f64 / 1000.0
 }
 
+/// Cancels a job, and waits until that is counted: who sees the end of a job by its events finds it counted.
+async fn cancel(system: &System, job: &str) {
+    let mut feed = system.feed(job).await;
+    feed.next().await.unwrap();
+    assert_eq!(system.delete(&format!("/api/jobs/{job}")).await.status, 200);
+    let mut last = Value::Null;
+    while let Some(job) = feed.next().await {
+        last = job;
+    }
+    assert_eq!(last["status"], "cancelled", "{last:#}");
+}
+
 #[tokio::test]
 async fn scrape_counts_finished_jobs_and_their_durations() {
     let system = Setup::default().env("API_TOKENS", TOKEN).start().await;
@@ -88,8 +100,7 @@ async fn scrape_counts_finished_jobs_and_their_durations() {
     assert_eq!(wreck["status"], "failed");
     let later = system.submit(&json!({"inputKey": "inputs/later.mp4", "delaySeconds": 3600})).await;
     system.submit(&json!({"inputKey": "inputs/later.mp4", "delaySeconds": 3600})).await;
-    assert_eq!(system.delete(&format!("/api/jobs/{later}")).await.status, 200);
-    system.ended(&later).await;
+    cancel(&system, &later).await;
 
     let after = scrape(&system).await;
     has(
@@ -161,8 +172,7 @@ async fn scrape_shows_the_fleet_only_with_a_published_status() {
 async fn scrape_without_redis_keeps_counters_and_omits_gauges() {
     let system = Setup::default().workers(0).start().await;
     let job = system.submit(&json!({"inputKey": "inputs/later.mp4", "delaySeconds": 3600})).await;
-    assert_eq!(system.delete(&format!("/api/jobs/{job}")).await.status, 200);
-    system.ended(&job).await;
+    cancel(&system, &job).await;
     has(&scrape(&system).await, &[("tcoder_redis_up", 1.0), ("tcoder_jobs cancelled", 1.0)]);
     let redis = system.redis_server().pid;
     send(redis, Signal::SIGSTOP);

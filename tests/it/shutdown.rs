@@ -12,7 +12,8 @@ async fn in_the_middle_of_an_encode() -> (System, String, Value) {
     let job_request: Value =
         json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"});
     let id = system.upload(half_minute(), &job_request).await;
-    let job = system.encoding(&id).await;
+    // It ends with its worker.
+    let (job, _) = system.pause_encode(&id).await;
     (system, id, job)
 }
 

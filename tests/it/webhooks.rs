@@ -126,8 +126,10 @@ async fn pending_webhook_survives_a_restart() {
     let data = crate::support::system::folder("data");
     let start = || Setup::over(&data).env("ALLOW_PRIVATE_URLS", "true").start();
     let system = start().await;
-    // A port without a listener yet.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Nobody listens yet, and nobody else can take the port.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
     let id = system.upload(clip(), &job_request(&format!("http://127.0.0.1:{port}/hook"))).await;
     system.completed(&id).await;
     let tried = || system.log().contains("webhook delivery failed; retrying later");
@@ -135,7 +137,7 @@ async fn pending_webhook_survives_a_restart() {
     system.stop().await;
 
     let (router, _, mut inbox) = router(204);
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let listener = socket.listen(1024).unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     let system = start().await;
     let got = tokio::time::timeout(PATIENCE, inbox.recv()).await.expect("no webhook comes").unwrap();

@@ -10,7 +10,7 @@ use crate::support::process::{all_gone, lives, send};
 
 /// Ends the FFmpeg of this attempt of the job with a signal, during the encode; returns the job afterwards.
 async fn ended_by(here: &Installation, id: JobId, attempt: u32, signal: Signal) -> Job {
-    here.job(id, |job| job.status == State::Running && job.attempt == attempt && job.progress > 0.0).await;
+    here.job(id, |job| job.status == State::Running && job.attempt == attempt).await;
     let ffmpeg = here.encoder("w1").await;
     send(ffmpeg.pid, signal);
     all_gone(&[ffmpeg]).await;

@@ -42,7 +42,7 @@ fn queued_at(redis: &mut redis::Connection, id: &str) -> i64 {
 async fn fault_01_worker_killed_during_an_encode_costs_one_attempt() {
     let system = Setup::default().start().await;
     let id = system.upload(half_minute(), &job_request()).await;
-    let first = system.encoding(&id).await;
+    let (first, _) = system.pause_encode(&id).await;
     let worker = children(system.pid).into_iter().find(|p| p.command.contains(" worker")).unwrap();
     let encoders = encoders(&system.data);
     assert_eq!(encoders.len(), 1, "{encoders:?}");
@@ -60,7 +60,7 @@ async fn fault_18_worker_on_sigterm_releases_its_job_and_its_attempt() {
     let system = Setup::default().workers(0).start().await;
     let id = system.upload(half_minute(), &job_request()).await;
     let mut first = system.worker("first", &[]);
-    let released = system.encoding(&id).await;
+    let (released, _) = system.pause_encode(&id).await;
     let encoders = encoders(&first.scratch);
     assert_eq!(encoders.len(), 1, "{encoders:?}");
     let mut redis = system.redis();
@@ -70,8 +70,8 @@ async fn fault_18_worker_on_sigterm_releases_its_job_and_its_attempt() {
     assert!(status.success(), "{status}");
     // By Redis's clock, so that neither the worker's exit nor the delays of this test count.
     let took = queued_at(&mut redis, &id) - (seconds * 1000 + micros / 1000);
-    // Well under a second on an idle machine; a loaded one gets three.
-    assert!((0..3000).contains(&took), "released after {took} ms");
+    // Well under a second on an idle machine. If it were not released, its lease would expire after 25 s at the earliest.
+    assert!((0..10_000).contains(&took), "released after {took} ms");
     all_gone(&encoders).await;
     assert_eq!(std::fs::read_dir(&first.scratch).unwrap().count(), 0);
     let job = system.job(&id).await;
@@ -92,7 +92,7 @@ async fn fault_03_worker_that_slept_through_its_lease_changes_nothing() {
     let system = Setup::default().workers(0).start().await;
     let id = system.upload(half_minute(), &job_request()).await;
     let mut zombie = system.worker("zombie", &[("WORKER_MAX_JOBS", "1")]);
-    let first = system.encoding(&id).await;
+    let (first, _) = system.pause_encode(&id).await;
     zombie.signal(Signal::SIGSTOP);
     let mut heir = system.worker("heir", &[("WORKER_MAX_JOBS", "1")]);
     let job = system.completed(&id).await;
@@ -130,7 +130,7 @@ async fn workers_exit_at_their_limits() {
 async fn running_job_stops_within_seconds_when_cancelled() {
     let system = Setup::default().start().await;
     let id = system.upload(half_minute(), &job_request()).await;
-    system.encoding(&id).await;
+    let _paused = system.pause_encode(&id).await;
     let encoders = encoders(&system.data);
     assert_eq!(encoders.len(), 1, "{encoders:?}");
     let mut feed = system.feed(&id).await;
@@ -161,7 +161,7 @@ async fn running_job_stops_within_seconds_when_cancelled() {
 async fn encode_survives_a_restart_of_redis() {
     let system = Setup::default().start().await;
     let id = system.upload(half_minute(), &job_request()).await;
-    system.encoding(&id).await;
+    let (_, encode) = system.pause_encode(&id).await;
     let mut feed = system.feed(&id).await;
     let before = system.redis_server();
     send(before.pid, Signal::SIGKILL);
@@ -170,6 +170,7 @@ async fn encode_survives_a_restart_of_redis() {
         now.is_some_and(|now| now.pid != before.pid)
     };
     eventually("redis-server runs again", is_another).await;
+    encode.resume();
     // A client that watches the job continues to do so.
     let mut job = Value::Null;
     while let Some(next) = feed.next().await {

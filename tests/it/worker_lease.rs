@@ -2,7 +2,6 @@
 
 use std::thread::available_parallelism;
 
-use nix::sys::signal::Signal;
 use tcoder::config::RedisConfig;
 use tcoder::job::{AttemptId, Job, Quality, State};
 use tokio::process::Child;
@@ -10,7 +9,7 @@ use tokio::time::{Duration, sleep};
 
 use crate::support::clips::{long, long_clip};
 use crate::support::installation::Installation;
-use crate::support::process::{bare, send, spawn};
+use crate::support::process::{bare, spawn};
 
 /// How often a lease is looked at. Nothing tells a test that somebody renewed it.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -73,11 +72,10 @@ async fn fault_17_job_longer_than_a_lease_is_not_rescued_while_its_worker_renews
     let (config, mut redis) = (here.redis.config(), here.redis.raw());
     let _worker = here.worker("w1");
     let id = here.submit_clip(long_clip(), Quality::P720, 2).await;
-    let job = here.encodes(id).await;
-    let attempt = attempt_of(&job);
     // An FFmpeg that does not continue makes the job as long as is needed, and uses no core meanwhile.
-    let ffmpeg = here.encoder("w1").await;
-    send(ffmpeg.pid, Signal::SIGSTOP);
+    let encode = here.pause_encode("w1").await;
+    let job = here.job(id, |job| job.status == State::Running).await;
+    let attempt = attempt_of(&job);
     // Another worker waits for a job, and sweeps for one.
     let _idle = here.worker("w2");
     let claimed_at = job.timestamps.started_at.unwrap().0;
@@ -91,7 +89,7 @@ async fn fault_17_job_longer_than_a_lease_is_not_rescued_while_its_worker_renews
         }
         sleep(LOOK_EVERY).await;
     }
-    send(ffmpeg.pid, Signal::SIGCONT);
+    encode.resume();
     let done = here.job(id, |job| job.status.is_terminal()).await;
     assert_eq!((done.status, done.attempt), (State::Completed, 1), "{}", here.log());
     assert_eq!(attempt_of(&done), attempt);

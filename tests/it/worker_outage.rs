@@ -24,8 +24,9 @@ async fn fault_08_job_is_completed_when_redis_was_away_at_the_end_of_its_last_at
     let mut bench = Installation::new(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let _worker = bench.worker("w1");
     let id = bench.submit().await;
-    bench.encodes(id).await;
+    let encode = bench.pause_encode("w1").await;
     bench.redis.kill().await;
+    encode.resume();
     bench.logs("could not report to Redis; repeating until it answers").await;
     assert!(bench.has_manifest(id).await);
     bench.redis.start();
@@ -57,8 +58,9 @@ async fn job_is_completed_again_when_a_failover_forgot_its_completion() {
     let mut bench = Installation::new(&[]).await;
     let _worker = bench.worker("w1");
     let id = bench.submit().await;
-    bench.encodes(id).await;
+    let encode = bench.pause_encode("w1").await;
     redis::cmd("SAVE").exec(&mut bench.redis.raw()).unwrap();
+    encode.resume();
     let first = bench.is_completed_once(id).await;
     bench.redis.kill().await;
     bench.redis.start();
@@ -120,8 +122,9 @@ async fn fault_02_worker_killed_between_manifest_and_completion_is_succeeded_by_
     let mut bench = Installation::new(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let mut first = bench.worker("w1");
     let id = bench.submit().await;
-    bench.encodes(id).await;
+    let encode = bench.pause_encode("w1").await;
     bench.redis.kill().await;
+    encode.resume();
     bench.logs("could not report to Redis; repeating until it answers").await;
     first.kill().await.unwrap();
     bench.redis.start();

@@ -16,7 +16,7 @@ use super::load::{Plan, Way, tiny_clip};
 use super::receivers::Received;
 use super::remains;
 use crate::support::objects::{ObjectServer, client};
-use crate::support::process::{bare, spawn};
+use crate::support::process::{bare, eventually, spawn};
 use crate::support::redis::{raw, shared};
 use crate::support::system::folder;
 
@@ -311,6 +311,8 @@ async fn remains_finds_files_processes_and_machines() {
     let mut command = bare("sleep");
     command.arg("600").env("WORKER_SCRATCH_DIR", folder.join("scratch")).stdout(Stdio::null());
     let mut process = spawn(command);
+    // A process has no environment for a moment after it was started.
+    eventually("it is found", || !remains::processes_of(&folder).is_empty()).await;
     let found = remains::processes_of(&folder);
     assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [process.id().unwrap()]);
     process.kill().await.unwrap();

@@ -9,8 +9,9 @@ use uuid::Uuid;
 
 use super::{arrived, awaited, key, quiet, status};
 use crate::acceptance::is_problem;
-use crate::support::clips::long_clip;
+use crate::support::clips::half_minute;
 use crate::support::edge::{Edge, Fate, INPUT, Setup};
+use crate::support::process::eventually;
 use crate::support::redis::{private_redis, shared};
 use crate::support::system::{PATIENCE, keeps_to_one_a_second};
 
@@ -76,7 +77,7 @@ async fn queue_messages_of_a_batch_are_handled_independently() {
     letter(edge, |letter| *letter == nonsense).await;
     letter(edge, |letter| *letter == json!("nonsense")).await;
     letter(edge, Value::is_null).await;
-    assert!(edge.log().contains("moved a message to the dead-letter queue"));
+    eventually("the log has it", || edge.log().contains("moved a message to the dead-letter queue")).await;
 }
 
 #[tokio::test]
@@ -135,8 +136,8 @@ async fn queue_event_for_an_unknown_job_creates_it_if_the_input_exists() {
 async fn queue_events_of_a_batch_start_machines() {
     const JOBS: usize = 3;
     let edge = Setup::over(shared()).start().await;
-    let film = std::fs::read(long_clip()).unwrap();
-    let ask = json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "film.mp4"});
+    let film = std::fs::read(half_minute()).unwrap();
+    let ask = json!({"preset": "web-optimized", "outputQualities": ["720p", "360p"], "fileName": "film.mp4"});
     let mut ids = Vec::new();
     for _ in 0..JOBS {
         ids.push(edge.upload_bytes(film.clone(), &ask).await);

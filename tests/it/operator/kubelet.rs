@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{EnvVar, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use nix::sys::signal::Signal;
@@ -44,11 +45,12 @@ impl Kubelet {
 }
 
 async fn run(client: Client, system: &'static System, pods: Api<Pod>) {
-    let mut changes = watcher(pods.clone(), watcher::Config::default()).boxed();
+    let mut changes = watcher(pods.clone(), watcher::Config::default()).default_backoff().boxed();
     let mut workers: HashMap<String, mpsc::Sender<Order>> = HashMap::new();
     let mut tasks = tokio::task::JoinSet::new();
     while let Some(change) = changes.next().await {
-        match change.unwrap() {
+        let Ok(change) = change else { continue };
+        match change {
             watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => {
                 let uid = pod.uid().unwrap();
                 let is_deleted = pod.meta().deletion_timestamp.is_some();
@@ -79,7 +81,11 @@ async fn bind(client: &Client, pod: &Pod) {
     });
     let bound: Result<Value, _> =
         pods.create_subresource("binding", &pod.name_any(), &PostParams::default(), &binding).await;
-    bound.unwrap();
+    match bound {
+        // It was deleted meanwhile, or bound before the watch broke.
+        Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => {}
+        bound => drop(bound.unwrap()),
+    }
 }
 
 /// Writes the status of a pod; a pod that was removed meanwhile has none.
@@ -128,6 +134,7 @@ async fn run_pod(pods: Api<Pod>, system: &'static System, pod: Pod, mut orders: 
     });
     let exit = loop {
         tokio::select! {
+            biased;
             exit = &mut end => break exit.unwrap(),
             order = orders.recv() => match order {
                 Some(Order::Terminate) => crate::support::process::send(pid, Signal::SIGTERM),

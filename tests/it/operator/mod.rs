@@ -204,18 +204,9 @@ impl Site {
         self.system.job(&object.uid().unwrap()).await
     }
 
-    /// Waits until FFmpeg is encoding this job, and returns its processes.
+    /// Waits until FFmpeg encodes this job, pauses its processes and returns them.
     async fn encoders(&self, id: &str) -> Vec<Process> {
-        let job = self.system.encoding(id).await;
-        let mut redis = self.system.redis();
-        let record: String =
-            redis::cmd("HGET").arg("machines:pool").arg(job["worker"].as_str()).query(&mut redis).unwrap();
-        let record: Value = serde_json::from_str(&record).unwrap();
-        let worker = u32::try_from(record["pid"].as_u64().unwrap()).unwrap();
-        let found = process::children(worker).into_iter().filter(|p| p.command.starts_with("ffmpeg "));
-        let found: Vec<Process> = found.collect();
-        assert!(!found.is_empty(), "nobody encodes");
-        found
+        self.system.pause_encode(id).await.1.processes
     }
 
     /// The reasons of the Events about this object.

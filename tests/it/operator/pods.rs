@@ -105,7 +105,7 @@ async fn worker_pool_of_pods_runs_jobs_and_scales_to_zero() {
     make(&site, "base", json!({"max": 2, "idleTimeoutSeconds": 1}), json!({})).await;
     let key = site.input(half_minute()).await;
     for n in 0..3 {
-        let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["480p"]});
+        let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"]});
         site.make(&format!("film-{n}"), spec).await;
     }
     pool_until(&site, "base", "two are busy", |s| {
@@ -151,7 +151,7 @@ async fn worker_of_an_evicted_pod_gives_its_job_back() {
     controller.ready().await;
     make(&site, "base", json!({"max": 1, "idleTimeoutSeconds": 1}), json!({})).await;
     let key = site.input(half_minute()).await;
-    let film = json!({"input": {"key": key}, "preset": "hls", "qualities": ["480p"]});
+    let film = json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"]});
     let film = site.make("film", film).await;
     site.phase("film", "Running").await;
     site.encoders(&film.uid().unwrap()).await;

@@ -112,7 +112,7 @@ async fn worker_pool_sets_the_number_of_machines() {
 
     let key = site.input(half_minute()).await;
     for n in 0..3 {
-        let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["480p"]});
+        let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"]});
         site.make(&format!("film-{n}"), spec).await;
     }
     pool_until(&site, "default", "two are busy", |s| {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::kubelet::write_status;
 use super::{Controller, Site, object, until};
-use crate::support::clips::clip;
+use crate::support::clips::{clip, long};
 use crate::support::kube::Cluster;
 use crate::support::system::{PATIENCE, Setup, System, WEBHOOK_SECRET, serve};
 
@@ -100,18 +100,23 @@ async fn everything(site: &Site) {
         "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "default"}, "spec": {},
     });
     site.apply(&pool.to_string()).await;
-    let key = site.input(clip()).await;
+    let (key, long) = (site.input(clip()).await, site.input(&long()).await);
     let spec = json!({
-        "input": {"key": key}, "qualities": ["144p"], "suspend": true, "ttlSecondsAfterFinished": 0,
+        "input": {"key": key}, "qualities": ["144p"], "ttlSecondsAfterFinished": 0,
         "webhook": {"url": format!("{url}/hook"), "secretRef": {"name": "hook"}},
     });
     site.make("film", spec).await;
-    // The second Event of a kind is a patch of the first.
-    for suspend in [false, true, false, true, false] {
-        site.until("film", "suspended or not", |job| super::has_phase(job, "Suspended") != suspend).await;
-        site.patch("film", json!({"suspend": suspend})).await;
-    }
     site.gone("film").await;
+    // One that does not complete meanwhile. The second Event of a kind is a patch of the first.
+    let spec = json!({"input": {"key": long}, "qualities": ["720p"], "parallelism": 1, "suspend": true});
+    site.make("long", spec).await;
+    for suspend in [false, true, false, true] {
+        site.until("long", "suspended or not", |job| super::has_phase(job, "Suspended") != suspend).await;
+        site.patch("long", json!({"suspend": suspend})).await;
+    }
+    site.phase("long", "Suspended").await;
+    site.jobs().delete("long", &DeleteParams::default()).await.unwrap();
+    site.gone("long").await;
     let job_request = json!({"outputQualities": ["144p"], "fileName": "a.mp4"});
     for _ in 0..2 {
         let id = site.system.upload(clip(), &job_request).await;

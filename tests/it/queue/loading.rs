@@ -49,7 +49,10 @@ async fn redis_that_loads_its_data_is_not_ready_and_then_serves() {
             }
         }
     };
+    let early = queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap_err();
+    assert!(early.is_transient(), "{early:?}");
     assert!(is_loading(&server.redis), "it has loaded its data before the test could look");
+    server.load();
     let outcome = timeout(HANG, completes).await.expect("the handle does not heal");
     assert_eq!(outcome, tcoder::queue::CompleteOutcome::Done);
     serves(&queue).await;

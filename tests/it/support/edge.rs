@@ -80,7 +80,7 @@ impl Setup {
 
     async fn start_here(self) -> Edge {
         // workerd and the machines must know each other's address beforehand.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = super::kube::free_port();
         let url = format!("http://127.0.0.1:{port}");
         let (redis_url, count) = match self.front {
             Some(front) => front,

@@ -9,6 +9,7 @@ use tokio::process::{Child, Command};
 
 use super::clips::long_clip;
 use super::objects::{ObjectServer, keys_below, put_input};
+use super::paused::PausedEncode;
 use super::process::{Process, encoders, eventually, spawn, tcoder};
 use super::redis::{PrivateRedis, private_redis};
 use super::system::{PATIENCE, folder};
@@ -106,6 +107,11 @@ impl Installation {
 
     pub async fn encodes(&self, id: JobId) -> Job {
         self.job(id, |job| job.status == State::Running && job.progress > 0.0).await
+    }
+
+    /// Holds the encode of this worker where it is, so that it cannot end before the test does what it is about.
+    pub async fn pause_encode(&self, worker: &str) -> PausedEncode {
+        PausedEncode::of(vec![self.encoder(worker).await])
     }
 
     /// The FFmpeg that encodes for this worker.

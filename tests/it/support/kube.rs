@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -69,9 +70,21 @@ fn assets() -> PathBuf {
     )
 }
 
-/// A port without a listener.
+/// A port without a listener, for a program that binds it later. It lies below those that the kernel gives to whoever asks
+/// for any, and is given once, so that nobody else takes it meanwhile.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    // Two test binaries may run at once.
+    let first = u16::try_from(std::process::id() % u32::from(PORTS.end - PORTS.start)).unwrap();
+    for _ in PORTS {
+        let number = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start);
+        let port = PORTS.start + number;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free")
 }
 
 fn command(program: &str, log: &Path) -> Command {
@@ -93,6 +106,8 @@ impl Cluster {
         etcd.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         etcd.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         etcd.arg("--initial-cluster").arg(format!("default={peer}"));
+        // No test kills it, and disks are slow.
+        etcd.arg("--unsafe-no-fsync");
         let key = Command::new("openssl")
             .args(["genrsa", "-out"])
             .arg(folder.path().join("sa.key"))

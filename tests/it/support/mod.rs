@@ -9,6 +9,7 @@ pub mod installation;
 pub mod kube;
 pub mod objects;
 pub mod page;
+pub mod paused;
 pub mod process;
 pub mod redis;
 pub mod redis_cluster;

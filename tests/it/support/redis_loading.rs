@@ -4,9 +4,9 @@ use super::redis::{PrivateRedis, private_redis};
 
 /// So many keys are loaded, each after a pause.
 const KEYS: usize = 4000;
-const PAUSE_MICROSECONDS: &str = "1000";
+const PAUSE_MICROSECONDS: &str = "5000";
 
-/// A server that loads for about four seconds after each restart.
+/// A server that loads after each restart until it is told to come to an end, or for 20 seconds.
 pub struct SlowToLoad {
     pub redis: PrivateRedis,
     args: Vec<String>,
@@ -33,6 +33,11 @@ impl SlowToLoad {
         args.extend(["--loading-process-events-interval-bytes", "1024"]);
         self.redis.start_with(&args);
         assert!(is_loading(&self.redis), "it has loaded its data at once");
+    }
+
+    /// Loads the rest at once.
+    pub fn load(&self) {
+        redis::cmd("CONFIG").arg(&["SET", "key-load-delay", "0"]).exec(&mut self.redis.raw()).unwrap();
     }
 }
 
