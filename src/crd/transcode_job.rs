@@ -109,7 +109,8 @@ pub struct TranscodeJobSpec {
     /// field, or before one of its actions, ignore it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_policy: Option<FailurePolicySpec>,
-    /// Seconds after `status.startTime` at which the job fails, including all attempts.
+    /// Seconds after `status.startTime` at which the controller fails the job, including all attempts. Each attempt also ends
+    /// after JOB_MAX_DEADLINE_SECONDS of the installation (a week by default), even while no controller runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub active_deadline_seconds: Option<i64>,

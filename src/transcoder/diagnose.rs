@@ -133,7 +133,7 @@ fn signal_failure(signal: i32, space: DiskFull) -> Failure {
         return space.into();
     }
     if signal == SIGXCPU {
-        let message = "FFmpeg used more CPU time than the job's deadline permits; raise deadlineSeconds";
+        let message = "FFmpeg used more CPU time than the attempt's deadline permits";
         return Failure::new(FailureCode::DeadlineExceeded, message);
     }
     if signal == SIGKILL {

@@ -2,6 +2,7 @@
 //! apply` of a TranscodeJob to its result.
 
 mod api_versions;
+mod deadline;
 mod faults;
 pub mod installs;
 mod kubectl;
