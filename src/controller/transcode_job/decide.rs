@@ -163,7 +163,7 @@ fn follow(seen: &DecisionInput<'_>, job: &Job) -> Decision {
         && due <= frame.now
     {
         let message = format!(
-            "it ran longer than spec.activeDeadlineSeconds ({seconds} s); raise it and make the job anew"
+            "it ran longer than spec.activeDeadlineSeconds ({seconds} s); raise it, and retry the job or create it anew"
         );
         let failure = Failure::new(FailureCode::DeadlineExceeded, message);
         return Decision::Act(Act::Cancel(CancelReason::DeadlineExceeded(failure)));

@@ -161,14 +161,15 @@ impl StatusContext<'_> {
     /// The status that mirrors `job`. `changed` says that the spec no longer matches the job.
     #[must_use]
     pub(crate) fn of(&self, job: &Job, changed: bool) -> TranscodeJobStatus {
-        let mut status = self.bare(phase(job, self.hold.is_some_and(|hold| hold.stops)));
+        let phase = phase(job, self.hold.is_some_and(|hold| hold.stops));
+        let mut status = self.bare(phase);
         status.attempts = i32::try_from(job.attempt).ok();
         status.last_failure = last_failure(job, self.now);
         status.machine = job.worker.as_ref().map(|w| w.machine().to_owned());
         status.start_time = match job.status {
             State::Uploading => None,
             State::Cancelled if job.suspended => None,
-            _ => self.before.start_time.clone().or_else(|| {
+            _ => self.start_in(phase).or_else(|| {
                 let times = &job.timestamps;
                 Some(time(times.queued_at.or(times.started_at).unwrap_or(self.now)))
             }),
@@ -196,6 +197,13 @@ impl StatusContext<'_> {
         }
         self.say(&mut status, said);
         status
+    }
+
+    /// When the job was queued, as far as that is known. A job that has ended and was retried was queued anew.
+    fn start_in(&self, phase: JobPhase) -> Option<Time> {
+        let ended_as = self.before.phase.filter(|phase| phase.is_terminal());
+        let is_retried = ended_as.is_some_and(|before| before != phase);
+        self.before.start_time.clone().filter(|_| !is_retried)
     }
 
     fn said(&self, job: &Job) -> Vec<ConditionUpdate> {

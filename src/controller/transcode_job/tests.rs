@@ -506,6 +506,36 @@ fn a_failed_job_that_lives_again_has_failed_no_longer() {
 }
 
 #[test]
+fn deadline_of_a_job_that_is_retried_counts_from_its_new_start() {
+    let spec = || json!({"activeDeadlineSeconds": 60});
+    let failed = Case::in_state(spec(), State::Failed).written();
+    let first = failed.before.start_time.clone().unwrap();
+    // An hour later it is queued again. The controller may see it only when it runs, or has completed.
+    let (queued, now) = (NOW.plus(3_600_000), NOW.plus(3_610_000));
+    for state in [State::Queued, State::Running, State::Completed] {
+        let mut case = Case { before: failed.before.clone(), now, ..Case::in_state(spec(), state) };
+        let Look::Job(job) = &mut case.look else { panic!() };
+        job.timestamps.queued_at = Some(queued);
+        let status = case.status();
+        assert_eq!(status.start_time, Some(time(queued)), "{state}");
+        if !state.is_terminal() {
+            assert_eq!(case.again(), Some(50), "{state}");
+        }
+        // From then on it stays, also while the job waits for its second attempt.
+        let mut case = case.written();
+        let Look::Job(job) = &mut case.look else { panic!() };
+        job.timestamps.queued_at = Some(queued.plus(5_000));
+        assert_eq!(case.status().start_time, Some(time(queued)), "{state}");
+    }
+    // One that has not been retried keeps it.
+    let mut again = Case::in_state(spec(), State::Failed);
+    again.before = failed.before;
+    let Look::Job(job) = &mut again.look else { panic!() };
+    job.timestamps.queued_at = Some(queued);
+    assert_eq!(again.status().start_time, Some(first));
+}
+
+#[test]
 fn a_secret_is_looked_at_before_the_job_is_queued() {
     let hook = json!({"webhook": {"url": "https://example.com/hook", "secretRef": {"name": "hook"}}});
     let mut case = Case::of(hook, Look::Gone);

@@ -1,9 +1,15 @@
 //! `activeDeadlineSeconds` of a TranscodeJob, which the controller enforces and which can be changed at any time.
 
+use k8s_openapi::jiff::SignedDuration;
+use kube::ResourceExt as _;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::{site, status};
+use super::{Site, site, status};
 use crate::support::clips::half_minute;
+use crate::support::kube as cluster;
+use crate::support::objects::put_input;
+use crate::support::system;
 
 /// A job in one piece, which takes seconds.
 fn spec(input: &Value, seconds: Option<u32>) -> Value {
@@ -25,4 +31,28 @@ async fn deadline_that_is_raised_after_the_submission_is_the_one_that_counts() {
     let film = std::fs::read(half_minute()).unwrap();
     assert_eq!(site.system.http.put(url).body(film).send().await.unwrap().status(), 200);
     site.phase("film", "Complete").await;
+}
+
+#[tokio::test]
+async fn deadline_of_a_job_that_is_retried_begins_anew() {
+    let site = Site::on(cluster::bare().await, system::shared().await, "retried").await;
+    let controller = site.controller(&[]);
+    controller.ready().await;
+    let key = format!("films/{}.mp4", uuid::Uuid::new_v4().simple());
+    site.make("film", spec(&json!({"key": key}), Some(3600))).await;
+    let (failed, reason, message) = site.condition("film", "Failed").await;
+    assert_eq!(reason, "InputNotFound", "{message}");
+    controller.stop().await;
+    // As if the job had failed a day ago.
+    let began = failed.status.as_ref().unwrap().start_time.clone().unwrap().0;
+    let day = json!({"status": {"startTime": (began - SignedDuration::from_hours(24)).to_string()}});
+    site.jobs().patch_status("film", &PatchParams::default(), &Patch::Merge(day)).await.unwrap();
+    put_input(&site.system.storage_config(), &key, std::fs::read(half_minute()).unwrap()).await;
+    let controller = site.controller(&[]);
+    controller.ready().await;
+    let id = failed.uid().unwrap();
+    assert_eq!(site.system.post(&format!("/api/jobs/{id}/retry"), &json!({})).await.status, 200);
+    let job = site.phase("film", "Complete").await;
+    assert!(job.status.unwrap().start_time.unwrap().0 >= began);
+    controller.stop().await;
 }
