@@ -63,6 +63,9 @@ pub(crate) enum ReconcileError {
     /// The object changed faster than it could be reconciled.
     #[error("the job changed during reconciliation")]
     Unsettled,
+    /// The object does not exist any more.
+    #[error("the TranscodeJob was deleted")]
+    Gone,
     /// The deadline of the job passed after one of its attempts had committed its result.
     #[error("the deadline passed, but the job's result stands; waiting for its completion")]
     Completes,
@@ -194,7 +197,7 @@ impl Context {
         self.synced.cancelled().await;
     }
 
-    fn api(&self, object: &Guarded) -> Api<TranscodeJob> {
+    pub(super) fn api(&self, object: &Guarded) -> Api<TranscodeJob> {
         Api::namespaced(self.tools.client.clone(), &object.namespace().unwrap_or_default())
     }
 }
@@ -204,7 +207,9 @@ async fn redis<T>(call: impl Future<Output = Result<T, QueueError>>) -> Result<T
 }
 
 /// The answer of the API server; `None` if the object does not exist.
-async fn answer<T>(call: impl Future<Output = kube::Result<T>>) -> Result<Option<T>, ReconcileError> {
+pub(super) async fn answer<T>(
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<Option<T>, ReconcileError> {
     match timeout(CALL_TIMEOUT, call).await.map_err(|_| ReconcileError::Slow("the API server"))? {
         Ok(answer) => Ok(Some(answer)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
@@ -284,6 +289,8 @@ impl Context {
                 self.write(object, id, &before, &frame().without_redis(error.remedy())).await?;
                 Err(error)
             }
+            // The watch shows its deletion soon.
+            Err(ReconcileError::Gone) => Ok(Action::await_change()),
             other => other,
         }
     }
@@ -497,50 +504,6 @@ impl Context {
         }
         self.release(object, id).await?;
         Ok(Action::await_change())
-    }
-
-    /// Adds the finalizer. kube's `finalizer()` is not used because it accepts only objects that deserialize.
-    async fn hold(&self, object: &Guarded, id: JobId) -> Result<(), ReconcileError> {
-        let there = object.finalizers();
-        if there.iter().any(|f| f == FINALIZER) || self.index().holds(id) {
-            return Ok(());
-        }
-        // The test operation fails if another client changed the list in the meantime.
-        let patch = if there.is_empty() {
-            json!([
-                {"op": "test", "path": "/metadata/finalizers", "value": null},
-                {"op": "add", "path": "/metadata/finalizers", "value": [FINALIZER]},
-            ])
-        } else {
-            json!([
-                {"op": "test", "path": "/metadata/finalizers", "value": there},
-                {"op": "add", "path": "/metadata/finalizers/-", "value": FINALIZER},
-            ])
-        };
-        self.patch_list(object, patch).await?;
-        self.index().hold(id);
-        Ok(())
-    }
-
-    /// Removes the finalizer.
-    async fn release(&self, object: &Guarded, id: JobId) -> Result<(), ReconcileError> {
-        // The store may not show a finalizer that was just added; the next reconciliation will see it.
-        let Some(at) = object.finalizers().iter().position(|f| f == FINALIZER) else { return Ok(()) };
-        let path = format!("/metadata/finalizers/{at}");
-        let patch = json!([
-            {"op": "test", "path": path, "value": FINALIZER},
-            {"op": "remove", "path": path},
-        ]);
-        self.patch_list(object, patch).await?;
-        self.index().release(id);
-        Ok(())
-    }
-
-    async fn patch_list(&self, object: &Guarded, patch: serde_json::Value) -> Result<(), ReconcileError> {
-        let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError)?;
-        let patch = Patch::<()>::Json(patch);
-        let api = self.api(object);
-        answer(api.patch_metadata(&object.name_any(), &PatchParams::default(), &patch)).await.map(drop)
     }
 
     async fn delete(&self, object: &Guarded) -> Result<(), ReconcileError> {

@@ -3,6 +3,7 @@
 
 mod api_versions;
 mod deadline;
+mod deletion;
 mod faults;
 pub mod installs;
 mod kubectl;
