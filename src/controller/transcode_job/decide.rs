@@ -35,7 +35,7 @@ pub(crate) struct DecisionInput<'a> {
     pub secret: Option<Result<(), String>>,
     /// Whether the input bucket has just been checked for the upload.
     pub looked_for_upload: bool,
-    /// Why the bucket could not be checked for it.
+    /// Why a bucket could not be checked for it, or for a result when the deadline has passed.
     pub storage_error: Option<String>,
     /// The limits on what jobs may request.
     pub rules: Rules,
@@ -90,6 +90,9 @@ const fn upload_poll(waits_ms: i64) -> Duration {
 
 /// Interval in which an unusable Secret is checked again.
 const SECRET_AGAIN: Duration = Duration::from_secs(30);
+
+/// Interval in which the result of a job whose deadline has passed is looked for again.
+const RESULT_AGAIN: Duration = Duration::from_secs(15);
 
 /// Decides the next step.
 #[must_use]
@@ -156,12 +159,22 @@ fn follow(seen: &DecisionInput<'_>, job: &Job) -> Decision {
         return over(frame, status);
     }
     if let (State::Uploading, Some(error)) = (job.status, &seen.storage_error) {
-        tell_storage_error(&mut status, error);
+        let message =
+            format!("the controller cannot see whether the video has arrived: {error}; it looks again soon");
+        tell_storage_error(&mut status, message);
     }
     let deadline = deadline(frame, &status);
     if let Some((due, seconds)) = deadline
         && due <= frame.now
     {
+        if let Some(error) = &seen.storage_error {
+            let message = format!(
+                "spec.activeDeadlineSeconds ({seconds} s) have passed, but the controller cannot see whether the job has a \
+                 result already: {error}; it looks again soon"
+            );
+            tell_storage_error(&mut status, message);
+            return settle(status, Some(RESULT_AGAIN));
+        }
         let message = format!(
             "it ran longer than spec.activeDeadlineSeconds ({seconds} s); raise it, and retry the job or create it anew"
         );

@@ -95,7 +95,10 @@ impl ReconcileError {
     }
 
     fn is_storage(&self) -> bool {
-        matches!(self, Self::Storage(_) | Self::Slow("object storage"))
+        matches!(
+            self,
+            Self::Storage(_) | Self::Manifest(ManifestError::Storage(_)) | Self::Slow("object storage")
+        )
     }
 }
 
@@ -353,7 +356,15 @@ impl Context {
                 }
                 Decision::Act(act) => {
                     fresh |= matches!(act, Act::Submit(_));
-                    self.act(object, id, act).await?;
+                    match self.act(object, id, act).await {
+                        Err(error) if error.is_storage() => {
+                            let (namespace, name) =
+                                (object.namespace().unwrap_or_default(), object.name_any());
+                            tracing::warn!(job = %id, namespace, name, %error, "could not look for a result after the deadline; looking again");
+                            seen.storage_error = Some(error.to_string());
+                        }
+                        outcome => outcome?,
+                    }
                     seen.job = self.look(id).await?;
                 }
             }

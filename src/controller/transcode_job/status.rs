@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::Resource as _;
 
 use super::submission::signed_type;
-use crate::controller::conditions::{ConditionUpdate, conditions, find, holds, millis, time};
+use crate::controller::conditions::{ConditionUpdate, conditions, cut, find, holds, millis, time};
 use crate::controller::fleet::MachinePrice;
 use crate::controller::kueue::{Hold, Refusal};
 use crate::crd::{
@@ -424,15 +424,12 @@ fn of_part(failure: &PartFailure) -> String {
     retry_at.map_or_else(|| failed.clone(), |at| format!("{failed}; the next is at {at}"))
 }
 
-/// Says in the status of a job that waits for its upload that nobody can see whether it has arrived.
-pub(crate) fn tell_storage_error(status: &mut TranscodeJobStatus, error: &str) {
-    for condition in &mut status.conditions {
-        if condition.type_ == condition::RECONCILING {
-            condition.reason = reason::STORAGE_UNAVAILABLE.to_owned();
-            condition.message = format!(
-                "the controller cannot see whether the video has arrived: {error}; it looks again soon"
-            );
-        }
+/// Says in the status of a job that is not over that the controller cannot see something in storage.
+pub(crate) fn tell_storage_error(status: &mut TranscodeJobStatus, message: String) {
+    let reconciling = status.conditions.iter_mut().find(|c| c.type_ == condition::RECONCILING);
+    if let Some(condition) = reconciling {
+        condition.reason = reason::STORAGE_UNAVAILABLE.to_owned();
+        condition.message = cut(message);
     }
 }
 

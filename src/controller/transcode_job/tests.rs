@@ -111,6 +111,7 @@ struct Case {
     look: Look,
     secret: Option<Result<(), String>>,
     looked_for_upload: bool,
+    storage_error: Option<String>,
     mirror: bool,
     now: Millis,
     readable: Readable,
@@ -130,6 +131,7 @@ impl Case {
             look,
             secret: None,
             looked_for_upload: false,
+            storage_error: None,
             mirror: false,
             now: NOW,
             readable,
@@ -165,7 +167,7 @@ impl Case {
             job: self.look.clone(),
             secret: self.secret.clone(),
             looked_for_upload: self.looked_for_upload,
-            storage_error: None,
+            storage_error: self.storage_error.clone(),
             rules: RULES,
         })
     }
@@ -420,6 +422,32 @@ fn a_deadline_counts_from_the_start_over_all_attempts() {
     let mut uploads = Case::in_state(json!({"activeDeadlineSeconds": 60}), State::Uploading);
     (uploads.now, uploads.looked_for_upload) = (NOW.plus(10_000_000), true);
     assert_eq!(uploads.status().start_time, None);
+}
+
+#[test]
+fn unreachable_storage_at_the_deadline_is_told_until_it_answers() {
+    let said = |case: &Case| {
+        let status = case.status();
+        let condition = holds(&status.conditions, condition::RECONCILING).unwrap().clone();
+        (status.phase, condition.reason, condition.message)
+    };
+    for state in [State::Queued, State::Running, State::Playable] {
+        let mut case = Case::in_state(json!({"activeDeadlineSeconds": 60}), state).written();
+        case.storage_error = Some("the bucket does not answer".into());
+        assert_eq!(said(&case).1, reason::IN_PROGRESS, "before the deadline");
+        case.now = NOW.plus(50_000);
+        let (phase, found, message) = said(&case);
+        assert_eq!((phase, &*found), (case.before.phase, reason::STORAGE_UNAVAILABLE), "{state}");
+        let words = "spec.activeDeadlineSeconds (60 s) have passed";
+        assert!(message.starts_with(words) && message.contains("the bucket does not answer"), "{message}");
+        assert_eq!(case.again(), Some(15));
+        let mut case = case.written();
+        case.storage_error = None;
+        assert!(matches!(case.act(), Act::Cancel(CancelReason::DeadlineExceeded(_))), "{state}");
+        // The deadline was raised meanwhile.
+        case.object.spec.active_deadline_seconds = Some(600);
+        assert_eq!(said(&case).1, reason::IN_PROGRESS);
+    }
 }
 
 #[test]
