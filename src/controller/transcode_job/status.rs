@@ -320,9 +320,16 @@ fn phase(job: &Job, is_held: bool) -> JobPhase {
     }
 }
 
-/// The conditions that do not depend on Redis.
+/// The conditions that stand while Redis cannot be used: what is in storage can still be played, and what has to be done still
+/// has to be done.
 fn keep(before: &[Condition]) -> Vec<ConditionUpdate> {
-    let types = [condition::COMPLETE, condition::FAILED, condition::SUSPENDED];
+    let types = [
+        condition::COMPLETE,
+        condition::FAILED,
+        condition::SUSPENDED,
+        condition::PLAYABLE,
+        condition::STALLED,
+    ];
     types.into_iter().filter_map(|type_| repeat(before, type_)).collect()
 }
 

@@ -627,6 +627,40 @@ fn without_redis_what_was_known_stands() {
 }
 
 #[test]
+fn without_redis_a_video_stays_playable_and_what_is_to_be_done_stays_said() {
+    let mut case = Case::in_state(none(), State::Playable);
+    case.object.spec.qualities = Some(vec![crate::job::Quality::P144]);
+    let case = case.written();
+    let links = links(Readable::Nowhere);
+    let frame = StatusContext {
+        object: &case.object,
+        before: &case.before,
+        id: id(),
+        links: &links,
+        price: None,
+        now: NOW.plus(60_000),
+        hold: None,
+        refusal: None,
+        is_queue_known: true,
+    };
+    let status = frame.without_redis(None);
+    for (type_, reason) in
+        [(condition::PLAYABLE, reason::PLAYABLE), (condition::STALLED, reason::IMMUTABLE_FIELD)]
+    {
+        let kept = holds(&status.conditions, type_);
+        assert_eq!(kept.map(|c| &*c.reason), Some(reason));
+        assert_eq!(kept, holds(&case.before.conditions, type_));
+    }
+    // Neither the outage nor its end is an Event.
+    assert_eq!(event_drafts(&case.before, &status), []);
+    let mut again = Case { before: status, now: NOW.plus(90_000), ..case };
+    assert_eq!(event_drafts(&again.before, &again.status()), []);
+    // What has been mended meanwhile is not said any more.
+    again.object.spec.qualities = None;
+    assert!(holds(&again.status().conditions, condition::STALLED).is_none());
+}
+
+#[test]
 fn a_used_up_quota_of_redis_is_a_condition_that_says_what_to_do_and_stays_as_it_is() {
     let case = Case::in_state(none(), State::Running).written();
     let links = links(Readable::Nowhere);
