@@ -28,6 +28,7 @@ mod submission;
 mod tests;
 
 pub(crate) use event_writer::EventWriter;
+pub(crate) use events::new_failure;
 pub(crate) use index::{Room, WebhookRequest};
 use index::{job_id, mirrored};
 pub(crate) use reconcile::{Context, ReconcilerHandles, Webhook};
