@@ -105,10 +105,7 @@ pub(crate) fn decide(seen: &DecisionInput<'_>) -> Decision {
         Look::NotYet => Decision::Act(Act::Look),
         Look::Gone if seen.mirror => Decision::Act(Act::Delete),
         Look::Gone if ended => over(frame, frame.as_before()),
-        Look::Gone => match frame.hold {
-            Some(hold) => settle(frame.held(hold), None),
-            None => submit(seen),
-        },
+        Look::Gone => submit(seen),
         Look::Job(job) if seen.mirror => mirror(seen, job),
         Look::Job(job) => follow(seen, job),
     }
@@ -118,19 +115,27 @@ fn settle(status: TranscodeJobStatus, again: Option<Duration>) -> Decision {
     Decision::Settle { status: Box::new(status), again }
 }
 
-/// Submits the job if the spec is valid.
+/// Submits the job if it can run and nothing holds it back. Whether it can run comes first: otherwise it would wait for quota
+/// that it cannot use, and keep it.
 fn submit(seen: &DecisionInput<'_>) -> Decision {
     let frame = &seen.frame;
     let to_submission = match to_submission(frame.object, frame.id, seen.rules) {
         Ok(to_submission) => to_submission,
         Err(Refusal { reason, message }) => return settle(frame.stalled(reason, &message), None),
     };
+    // The Secret of a job that its user suspends may still be made.
+    if let Some(hold) = frame.hold.filter(|hold| hold.reason == reason::SUSPENDED) {
+        return settle(frame.held(hold), None);
+    }
     match (&to_submission.spec.webhook_key, &seen.secret) {
         (Some(secret), None) => Decision::Act(Act::LookAtSecret(secret.clone())),
         (Some(_), Some(Err(why))) => {
             settle(frame.stalled(reason::SECRET_NOT_USABLE, why), Some(SECRET_AGAIN))
         }
-        (None, _) | (Some(_), Some(Ok(()))) => Decision::Act(Act::Submit(Box::new(to_submission))),
+        (None, _) | (Some(_), Some(Ok(()))) => match frame.hold {
+            Some(hold) => settle(frame.held(hold), None),
+            None => Decision::Act(Act::Submit(Box::new(to_submission))),
+        },
     }
 }
 
