@@ -325,12 +325,13 @@ impl Context {
                         self.hold(object, id).await?;
                     }
                     self.write(object, id, seen.frame.before, &status).await?;
-                    queued.follow(self.kueue(), seen.frame.object, &seen.job, &status).await?;
+                    let followed = queued.follow(self.kueue(), seen.frame.object, &seen.job, &status).await;
                     // The finalizer stays only while the job is active, so that an operator that was removed
-                    // blocks nothing.
+                    // blocks nothing, and neither does Kueue: a Workload goes with its job.
                     if ends {
                         self.release(object, id).await?;
                     }
+                    followed?;
                     let again = again.into_iter().chain(queued.again).min();
                     return Ok(again.map_or_else(Action::await_change, Action::requeue));
                 }
