@@ -373,7 +373,7 @@ pub struct FailureStatus {
     /// The code, such as encodeFailed, as `errorCode` of the API.
     #[schemars(length(max = 64))]
     pub code: String,
-    /// What went wrong; for an encode, with the last lines of FFmpeg.
+    /// What went wrong; for an encode, with the first error of FFmpeg and the last ones.
     #[schemars(length(max = 4096))]
     pub message: String,
     /// The number of the attempt, from 1; of a part, the number of attempts at it that have failed.
