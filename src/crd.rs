@@ -102,6 +102,8 @@ pub mod reason {
     pub const KUEUE_NOT_INSTALLED: &str = "KueueNotInstalled";
     /// The job names a queue of Kueue, but the controller may not use Kueue.
     pub const KUEUE_FORBIDDEN: &str = "KueueForbidden";
+    /// The API server cannot ask a webhook, such as one of Kueue, about the Workload of the job.
+    pub const KUEUE_UNAVAILABLE: &str = "KueueUnavailable";
     /// The spec is not a valid job.
     pub const INVALID_SPEC: &str = "InvalidSpec";
     /// An immutable field was changed after the job was queued.

@@ -184,7 +184,7 @@ pub static JOB_MAX_DEADLINE_SECONDS: Setting<u32> = Setting::new(
     "JOB_MAX_DEADLINE_SECONDS",
     Value("604800"),
     KEEPERS,
-    "the longest duration of an attempt that a job may ask for; also that of jobs which ask for none, if it is less than 6 hours",
+    "the longest duration of an attempt that a job may ask for; also that of jobs which ask for none, if it is less than 6 hours, and of every attempt at a TranscodeJob",
     parse::max_deadline,
 );
 pub static JOB_MAX_ATTEMPTS: Setting<u32> = Setting::new(

@@ -45,3 +45,6 @@ mod transcode_job;
 mod webhook_keys;
 #[cfg(not(target_arch = "wasm32"))]
 mod worker_pool;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use transcode_job::new_failure;

@@ -109,7 +109,8 @@ pub struct TranscodeJobSpec {
     /// field, or before one of its actions, ignore it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_policy: Option<FailurePolicySpec>,
-    /// Seconds after `status.startTime` at which the job fails, including all attempts.
+    /// Seconds after `status.startTime` at which the controller fails the job, including all attempts. Each attempt also ends
+    /// after JOB_MAX_DEADLINE_SECONDS of the installation (a week by default), even while no controller runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub active_deadline_seconds: Option<i64>,
@@ -372,7 +373,7 @@ pub struct FailureStatus {
     /// The code, such as encodeFailed, as `errorCode` of the API.
     #[schemars(length(max = 64))]
     pub code: String,
-    /// What went wrong; for an encode, with the last lines of FFmpeg.
+    /// What went wrong; for an encode, with the first error of FFmpeg and the last ones.
     #[schemars(length(max = 4096))]
     pub message: String,
     /// The number of the attempt, from 1; of a part, the number of attempts at it that have failed.

@@ -120,7 +120,8 @@ pub(super) fn run_failure(wrong: &FailedRun<'_>) -> Failure {
         return Failure::new(FailureCode::UnsupportedMedia, message);
     }
     let code = wrong.status.code().map_or_else(|| "no exit code".to_owned(), |c| format!("exit code {c}"));
-    Failure::new(FailureCode::EncodeFailed, format!("FFmpeg failed with {code}: {first}"))
+    let more = further_errors(wrong.words, wrong.input, &first);
+    Failure::new(FailureCode::EncodeFailed, format!("FFmpeg failed with {code}: {first}{more}"))
 }
 
 /// The failure of a run that a signal ended. Linux kills with SIGKILL what takes the last memory; any other signal is
@@ -133,7 +134,7 @@ fn signal_failure(signal: i32, space: DiskFull) -> Failure {
         return space.into();
     }
     if signal == SIGXCPU {
-        let message = "FFmpeg used more CPU time than the job's deadline permits; raise deadlineSeconds";
+        let message = "FFmpeg used more CPU time than the attempt's deadline permits";
         return Failure::new(FailureCode::DeadlineExceeded, message);
     }
     if signal == SIGKILL {
@@ -170,13 +171,40 @@ fn environment_failure(words: &str) -> Option<Failure> {
 
 const NO_REASON: &str = "it gave no reason";
 
-/// The first error, shortened, without context addresses and the input's path.
+/// Maximum length of what is said after the first error, characters.
+const FURTHER_ERRORS: usize = 200;
+
+fn is_error(line: &&str) -> bool {
+    ["[error]", "[fatal]", "[panic]"].iter().any(|level| line.contains(level))
+}
+
+/// The first error, which tells the cause.
 fn first_error(words: &str, input: &str) -> String {
     let lines = || words.lines().filter(|l| !l.trim().is_empty());
-    let is_error = |l: &&str| ["[error]", "[fatal]", "[panic]"].iter().any(|level| l.contains(level));
-    let Some(line) = lines().find(is_error).or_else(|| lines().next_back()) else {
-        return NO_REASON.to_owned();
-    };
+    lines()
+        .find(is_error)
+        .or_else(|| lines().next_back())
+        .map_or_else(|| NO_REASON.to_owned(), |line| sentence(line, input))
+}
+
+/// The two last errors, which tell the effect, as far as they differ from the first one and name no file of this machine.
+fn further_errors(words: &str, input: &str, first: &str) -> String {
+    let mut last: Vec<String> = Vec::new();
+    for line in words.lines().filter(is_error).rev() {
+        let said = sentence(line, input);
+        if said != first && said != NO_REASON && !said.contains('/') && !last.contains(&said) {
+            last.push(said);
+        }
+        if last.len() == 2 {
+            break;
+        }
+    }
+    let more: String = last.iter().rev().map(|said| format!("; {said}")).collect();
+    more.chars().take(FURTHER_ERRORS).collect()
+}
+
+/// A line of FFmpeg, shortened, without context addresses and the input's path.
+fn sentence(line: &str, input: &str) -> String {
     // First of all, since what is left without them may be the path.
     let printable: String = line.chars().filter(|c| !c.is_control()).collect();
     let mut rest = printable.trim_start();
@@ -187,7 +215,7 @@ fn first_error(words: &str, input: &str) -> String {
     // With a space before it, so that what stands there does not become a path together with it.
     let plain = if input.is_empty() { rest.to_owned() } else { rest.replace(input, " the file") };
     let plain = plain.replace("file: the file", "the file").replace("  the file", " the file");
-    let plain: String = plain.trim_start().chars().take(200).collect();
+    let plain: String = plain.trim_start().trim_end_matches('.').chars().take(200).collect();
     if plain.is_empty() { NO_REASON.to_owned() } else { plain }
 }
 
@@ -289,6 +317,13 @@ mod tests {
             65280,
             EncodeFailed,
             "exit code 255: Something new",
+        );
+        check(
+            "[h264 @ 0x1] [error] Invalid NAL unit size (0 > 7530).\n[h264 @ 0x1] [error] Error splitting the input into NAL \
+             units.\n[error] file:/scratch/in.mp4: bad\n[error] out/144p.ts: bad\n[fatal] Conversion failed!\n[fatal] Conversion failed!",
+            256,
+            EncodeFailed,
+            "exit code 1: Invalid NAL unit size (0 > 7530); the file: bad; Conversion failed!",
         );
         check("", 256, EncodeFailed, "no reason");
         check("[error] \u{1e}", 256, EncodeFailed, "no reason");

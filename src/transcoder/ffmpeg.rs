@@ -82,11 +82,9 @@ enum End {
     DiskFull,
 }
 
-/// The failure of a transcode that took too long.
+/// The failure of a transcode that took too long. What to do about it depends on who set the deadline.
 pub(super) fn deadline_exceeded() -> Failure {
-    let message =
-        "the job reached its deadline; raise deadlineSeconds, or ask for fewer or smaller qualities";
-    Failure::new(FailureCode::DeadlineExceeded, message)
+    Failure::new(FailureCode::DeadlineExceeded, "the attempt reached its deadline")
 }
 
 impl FfmpegRun<'_> {

@@ -12,7 +12,8 @@ use url::Url;
 
 use super::{Call, Jobs, refused};
 use crate::cli::{CliError, output};
-use crate::crd::{JobPhase, TranscodeJobStatus, condition, reason};
+use crate::controller::new_failure;
+use crate::crd::{FailureStatus, JobPhase, TranscodeJobStatus, condition, reason};
 
 /// How long an operator that runs may need for the address of an upload.
 const URL_WITHIN: Duration = Duration::from_secs(60);
@@ -22,17 +23,14 @@ const FAILURES: u32 = 10;
 /// Shows the progress until the job has ended, then its outputs. A failed job is an error.
 pub(super) async fn to_the_end(jobs: &Jobs, name: &str, json: bool) -> Result<(), CliError> {
     let bar = output::percent_bar();
-    let mut told = None;
+    let mut news = News::default();
     let ended = tokio::select! {
         ended = until(jobs, name, |status| {
             show(&bar, name, status);
-            let is_over = is_over(status);
-            let hindrance = hindrance(status).filter(|_| !is_over);
-            if let Some((reason, message)) = hindrance && told.as_deref() != Some(message) {
-                bar.suspend(|| eprintln!("{name}: {message} ({reason})"));
+            for line in news.of(status) {
+                bar.suspend(|| eprintln!("{name}: {line}"));
             }
-            told = hindrance.map(|(_, message)| message.to_owned());
-            is_over.then(|| status.clone())
+            is_over(status).then(|| status.clone())
         }) => ended,
         _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
     };
@@ -85,9 +83,34 @@ fn held<'a>(status: &'a TranscodeJobStatus, type_: &str) -> Option<(&'a str, &'a
     Some((&held.reason, &held.message))
 }
 
+/// What was told about a job so far.
+#[derive(Default)]
+struct News {
+    hindrances: Vec<String>,
+    failure: Option<FailureStatus>,
+}
+
+impl News {
+    /// What a status of the job says that was not told yet: why it cannot go on or is held back, and why an attempt failed. The end
+    /// of the job is told otherwise.
+    fn of(&mut self, status: &TranscodeJobStatus) -> Vec<String> {
+        if is_over(status) {
+            return Vec::new();
+        }
+        let failure = new_failure(self.failure.as_ref(), status.last_failure.as_ref());
+        self.failure.clone_from(&status.last_failure);
+        let now = hindrances(status);
+        let before = std::mem::replace(&mut self.hindrances, now.clone());
+        failure.into_iter().chain(now.into_iter().filter(|line| !before.contains(line))).collect()
+    }
+}
+
 /// Why a job that has not ended cannot go on, or is held back.
-fn hindrance(status: &TranscodeJobStatus) -> Option<(&str, &str)> {
-    held(status, condition::STALLED).or_else(|| held(status, condition::SUSPENDED))
+fn hindrances(status: &TranscodeJobStatus) -> Vec<String> {
+    let waits = held(status, condition::STALLED).or_else(|| held(status, condition::SUSPENDED));
+    let is_away = |reason: &str| [reason::REDIS_UNAVAILABLE, reason::STORAGE_UNAVAILABLE].contains(&reason);
+    let away = held(status, condition::RECONCILING).filter(|(reason, _)| is_away(reason));
+    waits.into_iter().chain(away).map(|(reason, message)| format!("{message} ({reason})")).collect()
 }
 
 fn failure(status: &TranscodeJobStatus) -> String {
@@ -182,5 +205,64 @@ fn print(status: &TranscodeJobStatus) {
         if let Some(file) = file {
             output::outln!("{what} {}", file.url.as_deref().unwrap_or(&file.key));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn status(conditions: &[(&str, &str, &str)], rest: Value) -> TranscodeJobStatus {
+        let condition = |(type_, reason, message): &(&str, &str, &str)| {
+            json!({
+                "type": type_, "status": "True", "reason": reason, "message": message,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            })
+        };
+        let mut all = rest;
+        all["conditions"] = conditions.iter().map(condition).collect();
+        serde_json::from_value(all).unwrap()
+    }
+
+    #[test]
+    fn services_that_are_away_are_told_once_beside_what_a_job_waits_for() {
+        let (redis, storage) = ("RedisUnavailable", "StorageUnavailable");
+        let runs = || status(&[("Reconciling", "InProgress", "a worker is processing the job")], json!({}));
+        let mut news = News::default();
+        let mut told = |status: &TranscodeJobStatus| news.of(status);
+        assert_eq!(told(&runs()), Vec::<String>::new());
+        for reason in [redis, storage, redis] {
+            let away = status(&[("Reconciling", reason, "it does not answer")], json!({}));
+            assert_eq!(told(&away), [format!("it does not answer ({reason})")]);
+            assert_eq!(told(&away), Vec::<String>::new());
+        }
+        let stalled = ("Stalled", "SecretNotUsable", "there is no Secret");
+        let both = status(&[stalled, ("Reconciling", redis, "it does not answer")], json!({}));
+        assert_eq!(told(&both), ["there is no Secret (SecretNotUsable)"]);
+        // It comes again.
+        assert_eq!(told(&runs()), Vec::<String>::new());
+        assert_eq!(told(&both).len(), 2);
+    }
+
+    #[test]
+    fn each_failed_attempt_is_told_once_with_its_message() {
+        let failed = |attempt: i32, part: Option<&str>, conditions: &[(&str, &str, &str)]| {
+            let failure =
+                json!({"code": "inputUnreachable", "message": "no answer", "attempt": attempt, "part": part});
+            status(conditions, json!({"lastFailure": failure}))
+        };
+        let mut news = News::default();
+        let mut told = |status: TranscodeJobStatus| news.of(&status);
+        assert_eq!(told(failed(1, None, &[])), ["attempt 1 failed (inputUnreachable): no answer"]);
+        assert_eq!(told(failed(1, None, &[])), Vec::<String>::new());
+        assert_eq!(told(failed(2, None, &[])), ["attempt 2 failed (inputUnreachable): no answer"]);
+        let of_part = ["attempt 1 at the part chunk-3 failed (inputUnreachable): no answer"];
+        assert_eq!(told(failed(1, Some("chunk-3"), &[])), of_part);
+        // The last one is why the job failed, which is told as its end.
+        let mut last = failed(3, None, &[("Failed", "BackoffLimitExceeded", "no answer")]);
+        last.phase = Some(JobPhase::Failed);
+        assert_eq!(told(last), Vec::<String>::new());
     }
 }

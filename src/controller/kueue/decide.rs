@@ -67,6 +67,8 @@ pub(crate) struct JobView {
     pub is_active: bool,
     /// Whether a worker has it.
     pub is_running: bool,
+    /// Whether it cannot be queued until its spec or its Secret is changed.
+    pub is_refused: bool,
     /// A sentence about its end.
     pub message: String,
 }
@@ -196,7 +198,7 @@ fn of_workload(view: &QueueView<'_>, queue: &str, workload: &Workload) -> Option
 /// What to do about the Workload, once the job is as [`hold`] wants it.
 #[must_use]
 pub(crate) fn step(view: &QueueView<'_>, job: &JobView) -> Step {
-    let is_wanted = view.queue.is_some() && !view.suspend && job.ended.is_none();
+    let is_wanted = view.queue.is_some() && !view.suspend && !job.is_refused && job.ended.is_none();
     let Some(workload) = view.workload else {
         return match is_wanted && *view.presence == Presence::Usable {
             true if view.is_prebuilt => Step::Find,
@@ -215,10 +217,11 @@ pub(crate) fn step(view: &QueueView<'_>, job: &JobView) -> Step {
         let is_said = is(workload, FINISHED);
         return if is_said { Step::Nothing } else { Step::Finish(succeeded, job.message.clone()) };
     }
-    // A job that was suspended gives its quota back once it does not run any more. One that was retried after its end has to
-    // be admitted again.
+    // A job that was suspended gives its quota back once it does not run any more, and one that cannot run at once. One that
+    // was retried after its end has to be admitted again.
     let is_retried = is(workload, FINISHED) && !view.is_elsewhere;
-    let is_obsolete = view.queue.is_none() || (view.suspend || is_retried) && !job.is_active;
+    let is_obsolete =
+        view.queue.is_none() || (view.suspend || is_retried || job.is_refused) && !job.is_active;
     if is_obsolete && !view.is_prebuilt {
         return Step::Delete;
     }

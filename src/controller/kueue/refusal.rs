@@ -63,6 +63,13 @@ impl Refusal {
                     "the API server refuses the job's Workload, which is made from its labels and resources: {answer}"
                 ),
             }),
+            // The API server's own faults pass, but somebody may have to start the controller manager of Kueue again.
+            500..=599 if answer.contains("webhook") => Some(Self {
+                reason: reason::KUEUE_UNAVAILABLE,
+                message: format!(
+                    "a webhook for the job's Workload does not answer; see whether the controller manager of Kueue runs: {answer}"
+                ),
+            }),
             _ => None,
         }
     }
@@ -75,10 +82,11 @@ const STANDS: Duration = Duration::from_secs(60);
 /// Whether the status of a job with these conditions tells of a refusal, perhaps to an earlier controller.
 #[must_use]
 pub(super) fn tells_refusal(conditions: &[Condition]) -> bool {
-    const REASONS: [&str; 4] = [
+    const REASONS: [&str; 5] = [
         reason::PRIORITY_CLASS_NOT_FOUND,
         reason::WORKLOAD_NOT_OWNED,
         reason::KUEUE_FORBIDDEN,
+        reason::KUEUE_UNAVAILABLE,
         reason::WORKLOAD_REFUSED,
     ];
     let is_stalled = holds(conditions, condition::STALLED).is_some_and(|c| REASONS.contains(&&*c.reason));
@@ -167,6 +175,11 @@ mod tests {
         let invalid = refusal(422, "spec.queueName: Invalid value").unwrap();
         assert_eq!(invalid.reason, reason::WORKLOAD_REFUSED);
         assert!(invalid.message.ends_with(": spec.queueName: Invalid value"), "{}", invalid.message);
+        let webhook = "Internal error occurred: failed calling webhook \"mworkload.kb.io\": failed to call webhook: Post \
+                       \"https://kueue-webhook-service.kueue-system.svc:443/mutate\": dial tcp: connection refused";
+        let away = refusal(500, webhook).unwrap();
+        assert_eq!(away.reason, reason::KUEUE_UNAVAILABLE);
+        assert!(away.message.ends_with("connection refused"), "{}", away.message);
         for passes in [404, 409, 429, 500, 503] {
             assert_eq!(reason(passes, "m"), None, "{passes}");
         }

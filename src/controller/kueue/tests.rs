@@ -141,6 +141,21 @@ fn user_and_queue_hold_a_job_back_independently() {
 }
 
 #[test]
+fn job_that_cannot_be_queued_has_no_workload() {
+    let refused = JobView { is_refused: true, ..JobView::default() };
+    assert_eq!(step(&view(None), &refused), Step::Nothing);
+    for conditions in [&["!QuotaReserved"][..], &["QuotaReserved", "Admitted"]] {
+        let workload = workload(UID, conditions);
+        assert_eq!(step(&view(Some(&workload)), &refused), Step::Delete, "{conditions:?}");
+        // One that somebody else made is not this controller's to delete.
+        let prebuilt = QueueView { is_prebuilt: true, ..view(Some(&workload)) };
+        assert_eq!(step(&prebuilt, &refused), Step::Nothing, "{conditions:?}");
+    }
+    let prebuilt = QueueView { is_prebuilt: true, ..view(None) };
+    assert_eq!(step(&prebuilt, &refused), Step::Nothing);
+}
+
+#[test]
 fn missing_kueue_is_reported_and_stops_no_job_that_was_started() {
     let missing = Presence::Missing { reason: reason::KUEUE_NOT_INSTALLED, message: "there is none".into() };
     let view = QueueView { presence: &missing, ..view(None) };

@@ -35,7 +35,7 @@ pub(crate) struct DecisionInput<'a> {
     pub secret: Option<Result<(), String>>,
     /// Whether the input bucket has just been checked for the upload.
     pub looked_for_upload: bool,
-    /// Why the bucket could not be checked for it.
+    /// Why a bucket could not be checked for it, or for a result when the deadline has passed.
     pub storage_error: Option<String>,
     /// The limits on what jobs may request.
     pub rules: Rules,
@@ -91,6 +91,9 @@ const fn upload_poll(waits_ms: i64) -> Duration {
 /// Interval in which an unusable Secret is checked again.
 const SECRET_AGAIN: Duration = Duration::from_secs(30);
 
+/// Interval in which the result of a job whose deadline has passed is looked for again.
+const RESULT_AGAIN: Duration = Duration::from_secs(15);
+
 /// Decides the next step.
 #[must_use]
 pub(crate) fn decide(seen: &DecisionInput<'_>) -> Decision {
@@ -102,10 +105,7 @@ pub(crate) fn decide(seen: &DecisionInput<'_>) -> Decision {
         Look::NotYet => Decision::Act(Act::Look),
         Look::Gone if seen.mirror => Decision::Act(Act::Delete),
         Look::Gone if ended => over(frame, frame.as_before()),
-        Look::Gone => match frame.hold {
-            Some(hold) => settle(frame.held(hold), None),
-            None => submit(seen),
-        },
+        Look::Gone => submit(seen),
         Look::Job(job) if seen.mirror => mirror(seen, job),
         Look::Job(job) => follow(seen, job),
     }
@@ -115,19 +115,27 @@ fn settle(status: TranscodeJobStatus, again: Option<Duration>) -> Decision {
     Decision::Settle { status: Box::new(status), again }
 }
 
-/// Submits the job if the spec is valid.
+/// Submits the job if it can run and nothing holds it back. Whether it can run comes first: otherwise it would wait for quota
+/// that it cannot use, and keep it.
 fn submit(seen: &DecisionInput<'_>) -> Decision {
     let frame = &seen.frame;
     let to_submission = match to_submission(frame.object, frame.id, seen.rules) {
         Ok(to_submission) => to_submission,
         Err(Refusal { reason, message }) => return settle(frame.stalled(reason, &message), None),
     };
+    // The Secret of a job that its user suspends may still be made.
+    if let Some(hold) = frame.hold.filter(|hold| hold.reason == reason::SUSPENDED) {
+        return settle(frame.held(hold), None);
+    }
     match (&to_submission.spec.webhook_key, &seen.secret) {
         (Some(secret), None) => Decision::Act(Act::LookAtSecret(secret.clone())),
         (Some(_), Some(Err(why))) => {
             settle(frame.stalled(reason::SECRET_NOT_USABLE, why), Some(SECRET_AGAIN))
         }
-        (None, _) | (Some(_), Some(Ok(()))) => Decision::Act(Act::Submit(Box::new(to_submission))),
+        (None, _) | (Some(_), Some(Ok(()))) => match frame.hold {
+            Some(hold) => settle(frame.held(hold), None),
+            None => Decision::Act(Act::Submit(Box::new(to_submission))),
+        },
     }
 }
 
@@ -156,14 +164,24 @@ fn follow(seen: &DecisionInput<'_>, job: &Job) -> Decision {
         return over(frame, status);
     }
     if let (State::Uploading, Some(error)) = (job.status, &seen.storage_error) {
-        tell_storage_error(&mut status, error);
+        let message =
+            format!("the controller cannot see whether the video has arrived: {error}; it looks again soon");
+        tell_storage_error(&mut status, message);
     }
     let deadline = deadline(frame, &status);
     if let Some((due, seconds)) = deadline
         && due <= frame.now
     {
+        if let Some(error) = &seen.storage_error {
+            let message = format!(
+                "spec.activeDeadlineSeconds ({seconds} s) have passed, but the controller cannot see whether the job has a \
+                 result already: {error}; it looks again soon"
+            );
+            tell_storage_error(&mut status, message);
+            return settle(status, Some(RESULT_AGAIN));
+        }
         let message = format!(
-            "it ran longer than spec.activeDeadlineSeconds ({seconds} s); raise it and make the job anew"
+            "it ran longer than spec.activeDeadlineSeconds ({seconds} s); raise it, and retry the job or create it anew"
         );
         let failure = Failure::new(FailureCode::DeadlineExceeded, message);
         return Decision::Act(Act::Cancel(CancelReason::DeadlineExceeded(failure)));

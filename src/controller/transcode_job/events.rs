@@ -33,16 +33,9 @@ pub(crate) fn event_drafts(before: &TranscodeJobStatus, after: &TranscodeJobStat
         message: "the job may run again".to_owned(),
     });
     // The last attempt of a failed job has the Event of the job's end.
-    let seen = before.last_failure.as_ref();
-    let attempt_failed = after
-        .last_failure
-        .as_ref()
-        .filter(|failure| !failed && numbers(failure) != (0, 0) && !is_same(failure, seen))
-        .map(|failure| EventDraft {
-            warning: true,
-            reason: reason::ATTEMPT_FAILED.to_owned(),
-            message: attempt_failed(failure, seen.map_or((0, 0), numbers)),
-        });
+    let attempt_failed = new_failure(before.last_failure.as_ref(), after.last_failure.as_ref())
+        .filter(|_| !failed)
+        .map(|message| EventDraft { warning: true, reason: reason::ATTEMPT_FAILED.to_owned(), message });
     // A failed job is also Stalled for kstatus, but one Event is enough.
     let stalled = if failed { None } else { told(condition::STALLED, true) };
     [
@@ -57,6 +50,13 @@ pub(crate) fn event_drafts(before: &TranscodeJobStatus, after: &TranscodeJobStat
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// A sentence about the failure of the last attempt, unless it is the one that was seen before.
+#[must_use]
+pub(crate) fn new_failure(seen: Option<&FailureStatus>, now: Option<&FailureStatus>) -> Option<String> {
+    let now = now.filter(|failure| numbers(failure) != (0, 0) && !is_same(failure, seen))?;
+    Some(attempt_failed(now, seen.map_or((0, 0), numbers)))
 }
 
 /// How many attempts had failed, and how many failures were not counted. Together they tell one failure from the next: an

@@ -10,12 +10,14 @@
 //! | `event_writer` | writes these Events |
 //! | `queued` | what Kueue says about a job, and the job's Workload |
 //! | `index` | maps jobs to objects, filters job events |
+//! | `finalizer` | adds and removes the finalizer |
 //! | `reconcile` | carries out the actions: Redis, the API server, the bucket |
 //! | here | the watch, and the triggers of reconciliations |
 
 mod decide;
 mod event_writer;
 mod events;
+mod finalizer;
 mod index;
 mod queued;
 mod reconcile;
@@ -26,6 +28,7 @@ mod submission;
 mod tests;
 
 pub(crate) use event_writer::EventWriter;
+pub(crate) use events::new_failure;
 pub(crate) use index::{Room, WebhookRequest};
 use index::{job_id, mirrored};
 pub(crate) use reconcile::{Context, ReconcilerHandles, Webhook};

@@ -83,7 +83,8 @@ impl Queued {
         };
         let is_running = matches!(state, Some(State::Running | State::Playable));
         let is_active = is_running || state == Some(State::Queued);
-        self.take_step(queues, job, &JobView { is_active, is_running, ..ended(status) }).await
+        let is_refused = status.phase == Some(JobPhase::Pending);
+        self.take_step(queues, job, &JobView { is_active, is_running, is_refused, ..ended(status) }).await
     }
 
     async fn take_step(&self, queues: &Kueue, job: &TranscodeJob, seen: &JobView) -> Result<(), kube::Error> {

@@ -63,6 +63,9 @@ pub(crate) enum ReconcileError {
     /// The object changed faster than it could be reconciled.
     #[error("the job changed during reconciliation")]
     Unsettled,
+    /// The object does not exist any more.
+    #[error("the TranscodeJob was deleted")]
+    Gone,
     /// The deadline of the job passed after one of its attempts had committed its result.
     #[error("the deadline passed, but the job's result stands; waiting for its completion")]
     Completes,
@@ -92,7 +95,10 @@ impl ReconcileError {
     }
 
     fn is_storage(&self) -> bool {
-        matches!(self, Self::Storage(_) | Self::Slow("object storage"))
+        matches!(
+            self,
+            Self::Storage(_) | Self::Manifest(ManifestError::Storage(_)) | Self::Slow("object storage")
+        )
     }
 }
 
@@ -194,7 +200,7 @@ impl Context {
         self.synced.cancelled().await;
     }
 
-    fn api(&self, object: &Guarded) -> Api<TranscodeJob> {
+    pub(super) fn api(&self, object: &Guarded) -> Api<TranscodeJob> {
         Api::namespaced(self.tools.client.clone(), &object.namespace().unwrap_or_default())
     }
 }
@@ -204,7 +210,9 @@ async fn redis<T>(call: impl Future<Output = Result<T, QueueError>>) -> Result<T
 }
 
 /// The answer of the API server; `None` if the object does not exist.
-async fn answer<T>(call: impl Future<Output = kube::Result<T>>) -> Result<Option<T>, ReconcileError> {
+pub(super) async fn answer<T>(
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<Option<T>, ReconcileError> {
     match timeout(CALL_TIMEOUT, call).await.map_err(|_| ReconcileError::Slow("the API server"))? {
         Ok(answer) => Ok(Some(answer)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
@@ -284,6 +292,8 @@ impl Context {
                 self.write(object, id, &before, &frame().without_redis(error.remedy())).await?;
                 Err(error)
             }
+            // The watch shows its deletion soon.
+            Err(ReconcileError::Gone) => Ok(Action::await_change()),
             other => other,
         }
     }
@@ -315,12 +325,13 @@ impl Context {
                         self.hold(object, id).await?;
                     }
                     self.write(object, id, seen.frame.before, &status).await?;
-                    queued.follow(self.kueue(), seen.frame.object, &seen.job, &status).await?;
+                    let followed = queued.follow(self.kueue(), seen.frame.object, &seen.job, &status).await;
                     // The finalizer stays only while the job is active, so that an operator that was removed
-                    // blocks nothing.
+                    // blocks nothing, and neither does Kueue: a Workload goes with its job.
                     if ends {
                         self.release(object, id).await?;
                     }
+                    followed?;
                     let again = again.into_iter().chain(queued.again).min();
                     return Ok(again.map_or_else(Action::await_change, Action::requeue));
                 }
@@ -346,7 +357,15 @@ impl Context {
                 }
                 Decision::Act(act) => {
                     fresh |= matches!(act, Act::Submit(_));
-                    self.act(object, id, act).await?;
+                    match self.act(object, id, act).await {
+                        Err(error) if error.is_storage() => {
+                            let (namespace, name) =
+                                (object.namespace().unwrap_or_default(), object.name_any());
+                            tracing::warn!(job = %id, namespace, name, %error, "could not look for a result after the deadline; looking again");
+                            seen.storage_error = Some(error.to_string());
+                        }
+                        outcome => outcome?,
+                    }
                     seen.job = self.look(id).await?;
                 }
             }
@@ -497,50 +516,6 @@ impl Context {
         }
         self.release(object, id).await?;
         Ok(Action::await_change())
-    }
-
-    /// Adds the finalizer. kube's `finalizer()` is not used because it accepts only objects that deserialize.
-    async fn hold(&self, object: &Guarded, id: JobId) -> Result<(), ReconcileError> {
-        let there = object.finalizers();
-        if there.iter().any(|f| f == FINALIZER) || self.index().holds(id) {
-            return Ok(());
-        }
-        // The test operation fails if another client changed the list in the meantime.
-        let patch = if there.is_empty() {
-            json!([
-                {"op": "test", "path": "/metadata/finalizers", "value": null},
-                {"op": "add", "path": "/metadata/finalizers", "value": [FINALIZER]},
-            ])
-        } else {
-            json!([
-                {"op": "test", "path": "/metadata/finalizers", "value": there},
-                {"op": "add", "path": "/metadata/finalizers/-", "value": FINALIZER},
-            ])
-        };
-        self.patch_list(object, patch).await?;
-        self.index().hold(id);
-        Ok(())
-    }
-
-    /// Removes the finalizer.
-    async fn release(&self, object: &Guarded, id: JobId) -> Result<(), ReconcileError> {
-        // The store may not show a finalizer that was just added; the next reconciliation will see it.
-        let Some(at) = object.finalizers().iter().position(|f| f == FINALIZER) else { return Ok(()) };
-        let path = format!("/metadata/finalizers/{at}");
-        let patch = json!([
-            {"op": "test", "path": path, "value": FINALIZER},
-            {"op": "remove", "path": path},
-        ]);
-        self.patch_list(object, patch).await?;
-        self.index().release(id);
-        Ok(())
-    }
-
-    async fn patch_list(&self, object: &Guarded, patch: serde_json::Value) -> Result<(), ReconcileError> {
-        let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError)?;
-        let patch = Patch::<()>::Json(patch);
-        let api = self.api(object);
-        answer(api.patch_metadata(&object.name_any(), &PatchParams::default(), &patch)).await.map(drop)
     }
 
     async fn delete(&self, object: &Guarded) -> Result<(), ReconcileError> {

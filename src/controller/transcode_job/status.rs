@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::Resource as _;
 
 use super::submission::signed_type;
-use crate::controller::conditions::{ConditionUpdate, conditions, find, holds, millis, time};
+use crate::controller::conditions::{ConditionUpdate, conditions, cut, find, holds, millis, time};
 use crate::controller::fleet::MachinePrice;
 use crate::controller::kueue::{Hold, Refusal};
 use crate::crd::{
@@ -161,14 +161,15 @@ impl StatusContext<'_> {
     /// The status that mirrors `job`. `changed` says that the spec no longer matches the job.
     #[must_use]
     pub(crate) fn of(&self, job: &Job, changed: bool) -> TranscodeJobStatus {
-        let mut status = self.bare(phase(job, self.hold.is_some_and(|hold| hold.stops)));
+        let phase = phase(job, self.hold.is_some_and(|hold| hold.stops));
+        let mut status = self.bare(phase);
         status.attempts = i32::try_from(job.attempt).ok();
         status.last_failure = last_failure(job, self.now);
         status.machine = job.worker.as_ref().map(|w| w.machine().to_owned());
         status.start_time = match job.status {
             State::Uploading => None,
             State::Cancelled if job.suspended => None,
-            _ => self.before.start_time.clone().or_else(|| {
+            _ => self.start_in(phase).or_else(|| {
                 let times = &job.timestamps;
                 Some(time(times.queued_at.or(times.started_at).unwrap_or(self.now)))
             }),
@@ -196,6 +197,13 @@ impl StatusContext<'_> {
         }
         self.say(&mut status, said);
         status
+    }
+
+    /// When the job was queued, as far as that is known. A job that has ended and was retried was queued anew.
+    fn start_in(&self, phase: JobPhase) -> Option<Time> {
+        let ended_as = self.before.phase.filter(|phase| phase.is_terminal());
+        let is_retried = ended_as.is_some_and(|before| before != phase);
+        self.before.start_time.clone().filter(|_| !is_retried)
     }
 
     fn said(&self, job: &Job) -> Vec<ConditionUpdate> {
@@ -312,9 +320,16 @@ fn phase(job: &Job, is_held: bool) -> JobPhase {
     }
 }
 
-/// The conditions that do not depend on Redis.
+/// The conditions that stand while Redis cannot be used: what is in storage can still be played, and what has to be done still
+/// has to be done.
 fn keep(before: &[Condition]) -> Vec<ConditionUpdate> {
-    let types = [condition::COMPLETE, condition::FAILED, condition::SUSPENDED];
+    let types = [
+        condition::COMPLETE,
+        condition::FAILED,
+        condition::SUSPENDED,
+        condition::PLAYABLE,
+        condition::STALLED,
+    ];
     types.into_iter().filter_map(|type_| repeat(before, type_)).collect()
 }
 
@@ -416,15 +431,12 @@ fn of_part(failure: &PartFailure) -> String {
     retry_at.map_or_else(|| failed.clone(), |at| format!("{failed}; the next is at {at}"))
 }
 
-/// Says in the status of a job that waits for its upload that nobody can see whether it has arrived.
-pub(crate) fn tell_storage_error(status: &mut TranscodeJobStatus, error: &str) {
-    for condition in &mut status.conditions {
-        if condition.type_ == condition::RECONCILING {
-            condition.reason = reason::STORAGE_UNAVAILABLE.to_owned();
-            condition.message = format!(
-                "the controller cannot see whether the video has arrived: {error}; it looks again soon"
-            );
-        }
+/// Says in the status of a job that is not over that the controller cannot see something in storage.
+pub(crate) fn tell_storage_error(status: &mut TranscodeJobStatus, message: String) {
+    let reconciling = status.conditions.iter_mut().find(|c| c.type_ == condition::RECONCILING);
+    if let Some(condition) = reconciling {
+        condition.reason = reason::STORAGE_UNAVAILABLE.to_owned();
+        condition.message = cut(message);
     }
 }
 

@@ -94,14 +94,13 @@ pub(crate) fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> R
     spec.max_attempts = attempts(asked.backoff_limit, limits).ok_or_else(|| {
         Refusal::field("backoffLimit", format!("it must be from 0 to {}", limits.attempts - 1))
     })?;
-    spec.deadline_seconds = limits.default_deadline();
-    if let Some(seconds) = asked.active_deadline_seconds {
-        let most = u32::try_from(seconds).ok().filter(|s| (1..=limits.deadline_seconds).contains(s));
-        let most = most.ok_or_else(|| {
-            let why = format!("it must be from 1 to {}", limits.deadline_seconds);
-            Refusal::field("activeDeadlineSeconds", why)
-        })?;
-        spec.deadline_seconds = spec.deadline_seconds.min(most);
+    // activeDeadlineSeconds can be changed after the submission, so that the controller enforces it. The deadline of an
+    // attempt bounds what no controller ends.
+    spec.deadline_seconds = limits.deadline_seconds;
+    let is_in_range = |seconds: i64| (1..=i64::from(limits.deadline_seconds)).contains(&seconds);
+    if asked.active_deadline_seconds.is_some_and(|seconds| !is_in_range(seconds)) {
+        let why = format!("it must be from 1 to {}", limits.deadline_seconds);
+        return Err(Refusal::field("activeDeadlineSeconds", why));
     }
     if let Some(webhook) = &asked.webhook {
         spec.webhook_url = Some(address("webhook.url", &webhook.url, rules.guard)?);
@@ -267,7 +266,7 @@ mod tests {
         let spec = serde_json::to_value(&to_submission.spec).unwrap();
         let expected = json!({
             "inputUrl": "https://example.com/a.mp4", "preset": "hls", "outputQualities": ["720p", "360p"],
-            "priority": -3, "maxAttempts": 1, "deadlineSeconds": 60, "origin": "kubernetes",
+            "priority": -3, "maxAttempts": 1, "deadlineSeconds": 604_800, "origin": "kubernetes",
             "webhookUrl": "https://example.com/hook",
             "webhookKey": {"namespace": "media", "name": "hook", "key": "secret"},
         });
@@ -349,7 +348,20 @@ mod tests {
         let spec = of(json!({"input": key})).unwrap().spec;
         assert_eq!((spec.max_attempts, spec.deadline_seconds), (2, 600));
         let spec = of(json!({"input": key, "backoffLimit": 0, "activeDeadlineSeconds": 60})).unwrap().spec;
-        assert_eq!((spec.max_attempts, spec.deadline_seconds), (1, 60));
+        assert_eq!((spec.max_attempts, spec.deadline_seconds), (1, 600));
+    }
+
+    /// It can be changed at any time, and what is submitted cannot.
+    #[test]
+    fn active_deadline_is_not_part_of_what_is_submitted() {
+        let of = |seconds: Value| {
+            of(json!({"input": {"key": "a.mp4"}, "activeDeadlineSeconds": seconds})).unwrap().spec
+        };
+        let without = of(Value::Null);
+        assert_eq!(without.deadline_seconds, JobLimits::HIGHEST.deadline_seconds);
+        for seconds in [1, 60, 604_800] {
+            assert_eq!(of(json!(seconds)), without, "{seconds}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod failures;
 mod holds;
+mod outages;
 
 use kube::Resource as _;
 use serde_json::{Value, json};
@@ -114,6 +115,7 @@ struct Case {
     look: Look,
     secret: Option<Result<(), String>>,
     looked_for_upload: bool,
+    storage_error: Option<String>,
     mirror: bool,
     now: Millis,
     readable: Readable,
@@ -133,6 +135,7 @@ impl Case {
             look,
             secret: None,
             looked_for_upload: false,
+            storage_error: None,
             mirror: false,
             now: NOW,
             readable,
@@ -168,7 +171,7 @@ impl Case {
             job: self.look.clone(),
             secret: self.secret.clone(),
             looked_for_upload: self.looked_for_upload,
-            storage_error: None,
+            storage_error: self.storage_error.clone(),
             rules: RULES,
         })
     }
@@ -447,6 +450,36 @@ fn what_has_ended_stays_so_though_redis_has_forgotten_it() {
 }
 
 #[test]
+fn deadline_of_a_job_that_is_retried_counts_from_its_new_start() {
+    let spec = || json!({"activeDeadlineSeconds": 60});
+    let failed = Case::in_state(spec(), State::Failed).written();
+    let first = failed.before.start_time.clone().unwrap();
+    // An hour later it is queued again. The controller may see it only when it runs, or has completed.
+    let (queued, now) = (NOW.plus(3_600_000), NOW.plus(3_610_000));
+    for state in [State::Queued, State::Running, State::Completed] {
+        let mut case = Case { before: failed.before.clone(), now, ..Case::in_state(spec(), state) };
+        let Look::Job(job) = &mut case.look else { panic!() };
+        job.timestamps.queued_at = Some(queued);
+        let status = case.status();
+        assert_eq!(status.start_time, Some(time(queued)), "{state}");
+        if !state.is_terminal() {
+            assert_eq!(case.again(), Some(50), "{state}");
+        }
+        // From then on it stays, also while the job waits for its second attempt.
+        let mut case = case.written();
+        let Look::Job(job) = &mut case.look else { panic!() };
+        job.timestamps.queued_at = Some(queued.plus(5_000));
+        assert_eq!(case.status().start_time, Some(time(queued)), "{state}");
+    }
+    // One that has not been retried keeps it.
+    let mut again = Case::in_state(spec(), State::Failed);
+    again.before = failed.before;
+    let Look::Job(job) = &mut again.look else { panic!() };
+    job.timestamps.queued_at = Some(queued);
+    assert_eq!(again.status().start_time, Some(first));
+}
+
+#[test]
 fn a_secret_is_looked_at_before_the_job_is_queued() {
     let hook = json!({"webhook": {"url": "https://example.com/hook", "secretRef": {"name": "hook"}}});
     let mut case = Case::of(hook, Look::Gone);
@@ -484,27 +517,4 @@ fn a_mirror_shows_and_does_nothing() {
     let mut forgotten = Case::of(none(), Look::Gone);
     forgotten.mirror = true;
     assert_eq!(forgotten.act(), Act::Delete);
-}
-
-#[test]
-fn without_redis_what_was_known_stands() {
-    let case = Case::in_state(none(), State::Running).written();
-    let links = links(Readable::Nowhere);
-    let frame = StatusContext {
-        object: &case.object,
-        before: &case.before,
-        id: id(),
-        links: &links,
-        price: None,
-        now: NOW,
-        hold: None,
-        refusal: None,
-        is_queue_known: true,
-    };
-    let status = frame.without_redis(None);
-    assert_eq!((status.phase, status.progress_percent), (Some(JobPhase::Running), Some(42)));
-    assert_eq!(holds(&status.conditions, condition::RECONCILING).unwrap().reason, reason::REDIS_UNAVAILABLE);
-    // It is reported once, no matter how long it lasts.
-    let later = StatusContext { before: &status, now: NOW.plus(60_000), ..frame };
-    assert_eq!(later.without_redis(None), status);
 }

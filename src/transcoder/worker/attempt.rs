@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, info_span};
 
 use super::input::OpenInputs;
-use super::{ClaimNext, Worker};
+use super::{ClaimNext, Worker, deadline};
 use crate::config::WorkerConfig;
 use crate::job::{AttemptId, Epoch, Failure, FailureCode, InvalidKey, JobResult, SplitInfo};
 use crate::manifest::{Committed, ManifestError, ManifestStore, Verdict};
@@ -224,7 +224,7 @@ impl<'a> Attempt<'a> {
         let limit = Duration::from_secs(self.job.spec.deadline_seconds.into());
         let mut work = pin!(work);
         if let Ok(made) = tokio::time::timeout(limit, &mut work).await {
-            return made;
+            return made.map_err(|error| self.with_remedy(error));
         }
         if self.cancel.is_cancelled() {
             return Err(AttemptError::Cancelled);
@@ -233,7 +233,14 @@ impl<'a> Attempt<'a> {
         match tokio::time::timeout(CANCEL_GRACE, work).await {
             // It ended well at the last moment.
             Ok(Ok(made)) => Ok(made),
-            Ok(Err(_)) | Err(_) => Err(transcoder::ffmpeg::deadline_exceeded().into()),
+            Ok(Err(_)) | Err(_) => Err(self.with_remedy(transcoder::ffmpeg::deadline_exceeded().into())),
+        }
+    }
+
+    fn with_remedy(&self, error: AttemptError) -> AttemptError {
+        match error {
+            AttemptError::Failed(failure) => deadline::with_remedy(failure, &self.job.spec).into(),
+            AttemptError::Cancelled | AttemptError::Newer(_) => error,
         }
     }
 

@@ -6,6 +6,7 @@
 //! | `lifetime` | when to exit and how long to wait (pure) |
 //! | `heartbeat` | renews the leases from a separate thread |
 //! | `attempt` | one attempt at a job or a part of one: how it ends, and how that is reported |
+//! | `deadline` | what to do about an attempt that took too long (pure) |
 //! | `whole` | a job that one worker does alone: download, transcode, upload, commit |
 //! | `split` | the attempts that split a job into parts, and that finish it |
 //! | `parts` | the parts of split jobs, several at once |
@@ -15,6 +16,7 @@
 //! | `scratch` | folders for temporary files, and removal of those that dead workers left |
 
 mod attempt;
+mod deadline;
 mod heartbeat;
 mod input;
 mod lifetime;

@@ -21,6 +21,7 @@ use crate::support::objects::put_input;
 use crate::support::process;
 use crate::support::redis::private_redis;
 use crate::support::system::{self, PATIENCE, Setup, System};
+use crate::support::tcp_proxy::TcpProxy;
 
 /// A namespace with controllers of its own.
 async fn own(system: &'static System, name: &str) -> Site {
@@ -210,14 +211,25 @@ async fn conditions_report_redis_while_it_does_not_answer() {
 async fn condition_reports_storage_that_cannot_be_reached() {
     let system = system::shared().await;
     let site = Site::on(cluster::shared().await, system, "no-storage").await;
-    let nowhere = format!("http://127.0.0.1:{}", cluster::free_port());
-    let controller = site.controller(&[("R2_ENDPOINT", nowhere.as_str())]);
+    let storage = TcpProxy::to(cluster::free_port()).await;
+    let endpoint = format!("http://127.0.0.1:{}", storage.port);
+    let controller = site.controller(&[("R2_ENDPOINT", endpoint.as_str())]);
     controller.ready().await;
-    site.make("film", json!({"input": {"upload": {}}})).await;
+    site.make("film", json!({"input": {"upload": {}}, "qualities": ["144p"]})).await;
     let unreachable = |job: &TranscodeJob| {
         condition(job, "Reconciling").is_some_and(|(reason, _)| reason == "StorageUnavailable")
     };
     until(site.jobs(), "film", "said to be without storage", unreachable).await;
+    storage.lead_to(system.storage_port());
+    let awaits = |job: &TranscodeJob| {
+        condition(job, "Reconciling").is_some_and(|(reason, _)| reason == "AwaitingUpload")
+    };
+    let job = until(site.jobs(), "film", "said to wait for its upload again", awaits).await;
+    let url = status(&job)["uploadUrl"].as_str().unwrap().to_owned();
+    let film = std::fs::read(clip()).unwrap();
+    assert_eq!(system.http.put(url).body(film).send().await.unwrap().status(), 200);
+    let job = site.phase("film", "Complete").await;
+    assert!(condition(&job, "Reconciling").is_none(), "{:#?}", job.status);
     let log = controller.stop().await;
     assert!(log.contains("could not look for an upload; looking again"), "{log}");
 }

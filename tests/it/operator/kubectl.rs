@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::{Site, condition, site};
 use crate::support::clips::clip;
+use crate::support::kube::free_port;
 use crate::support::process::{err, out, spawn};
 use crate::support::system::{PATIENCE, WEBHOOK_SECRET, folder};
 
@@ -132,6 +133,20 @@ async fn plugin_says_what_a_job_waits_for() {
     let ended =
         tokio::time::timeout(PATIENCE, watch.wait()).await.expect("the command does not end").unwrap();
     assert!(ended.success(), "{ended}");
+}
+
+#[tokio::test]
+async fn plugin_says_why_each_attempt_failed() {
+    let site = site("plugin-attempts").await;
+    let nowhere = format!("http://127.0.0.1:{}/film.mp4", free_port());
+    let spec = json!({"input": {"url": nowhere}, "qualities": ["144p"], "backoffLimit": 1});
+    site.make("film", spec).await;
+    let watched = plugin(&site, &["watch", "film", "-n", &site.namespace]).await;
+    assert_eq!(watched.status.code(), Some(1), "{}", err(&watched));
+    let told = err(&watched);
+    let first = "film: attempt 1 failed (inputUnreachable): ";
+    assert_eq!(told.lines().filter(|line| line.starts_with(first)).count(), 1, "{told}");
+    assert!(told.contains("(BackoffLimitExceeded)"), "{told}");
 }
 
 /// Somebody who may list TranscodeJobs and not watch them gets an answer instead of a command that never ends.

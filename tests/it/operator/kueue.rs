@@ -1,6 +1,8 @@
 //! TranscodeJobs that name a queue of Kueue, on a real API server with Kueue's own definitions. No Kueue runs here: what its
 //! controller would write, [`Queue::pretend`] writes. `make test-kueue` runs the real one (`tests/kueue`).
 
+mod refusals;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 

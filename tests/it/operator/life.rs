@@ -85,6 +85,42 @@ async fn transcode_job_for_an_invalid_file_fails_with_its_reason() {
     eventually_event(&site, "film", "InvalidMedia").await;
 }
 
+/// A video by its header, whose frames cannot be decoded.
+fn damaged() -> Vec<u8> {
+    let mut bytes = std::fs::read(clip()).unwrap();
+    let at = |kind: &[u8; 4]| bytes.windows(4).position(|window| window == kind).unwrap();
+    let (samples, index) = (at(b"mdat"), at(b"moov"));
+    let end = if index > samples { index - 4 } else { bytes.len() };
+    bytes[samples + 4..end].fill(0);
+    bytes
+}
+
+#[tokio::test]
+async fn video_that_ffmpeg_cannot_encode_fails_with_the_words_of_ffmpeg() {
+    let site = site("damaged").await;
+    let key = site.input_bytes(damaged()).await;
+    let spec =
+        json!({"input": {"key": key}, "preset": "web-optimized", "qualities": ["144p"], "backoffLimit": 1});
+    let mut at_once = spec.clone();
+    at_once["failurePolicy"] = json!({"rules": [{"action": "FailJob", "errorCodes": ["encodeFailed"]}]});
+    site.make("twice", spec).await;
+    site.make("once", at_once).await;
+    for (name, reason, attempts) in [("twice", "BackoffLimitExceeded", 2), ("once", "EncodeFailed", 1)] {
+        let (job, found, message) = site.condition(name, "Failed").await;
+        assert_eq!(found, reason, "{message}");
+        let status = status(&job);
+        assert_eq!(
+            (&status["attempts"], &status["lastFailure"]["code"]),
+            (&json!(attempts), &json!("encodeFailed"))
+        );
+        // The cause and what came of it.
+        assert!(message.starts_with("FFmpeg failed with exit code "), "{message}");
+        assert!(message.contains("NAL unit") && message.contains("; "), "{message}");
+        assert_eq!(status["lastFailure"]["message"], message);
+        eventually_event(&site, name, reason).await;
+    }
+}
+
 #[tokio::test]
 async fn failure_policy_of_a_transcode_job_decides_about_further_attempts() {
     let site = site("failure-policy").await;

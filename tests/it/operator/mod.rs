@@ -2,6 +2,8 @@
 //! apply` of a TranscodeJob to its result.
 
 mod api_versions;
+mod deadline;
+mod deletion;
 mod faults;
 pub mod installs;
 mod kubectl;

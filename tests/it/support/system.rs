@@ -373,6 +373,11 @@ impl System {
         files_below(&self.data.join("scratch"))
     }
 
+    /// The port of its storage.
+    pub fn storage_port(&self) -> u16 {
+        self.storage.parse::<reqwest::Url>().unwrap().port().unwrap()
+    }
+
     /// The process of its redis-server.
     pub fn redis_server(&self) -> Process {
         let found = children(self.pid).into_iter().find(|p| p.command.starts_with("redis-server"));

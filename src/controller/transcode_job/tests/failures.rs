@@ -49,30 +49,6 @@ fn a_failed_job_that_lives_again_has_failed_no_longer() {
 }
 
 #[test]
-fn a_used_up_quota_of_redis_is_a_condition_that_says_what_to_do_and_stays_as_it_is() {
-    let case = Case::in_state(none(), State::Running).written();
-    let links = links(Readable::Nowhere);
-    let frame = StatusContext {
-        object: &case.object,
-        before: &case.before,
-        id: id(),
-        links: &links,
-        price: None,
-        now: NOW,
-        hold: None,
-        refusal: None,
-        is_queue_known: true,
-    };
-    let refusal = |usage: u32| QueueError::Quota(format!("max requests limit exceeded. Usage: {usage}"));
-    let status = frame.without_redis(refusal(500_001).remedy());
-    let condition = holds(&status.conditions, condition::RECONCILING).unwrap();
-    assert_eq!(condition.reason, reason::REDIS_UNAVAILABLE);
-    assert!(condition.message.contains("quota is used up; raise the limit"), "{}", condition.message);
-    let later = StatusContext { before: &status, now: NOW.plus(60_000), ..frame };
-    assert_eq!(later.without_redis(refusal(500_002).remedy()), status);
-}
-
-#[test]
 fn failure_that_is_not_counted_has_no_number_and_its_own_event() {
     let mut case = Case::in_state(none(), State::Queued);
     let fail = |case: &mut Case, attempt, ignored| {

@@ -71,6 +71,43 @@ fn queue_holds_a_job_back_as_its_user_does_and_a_missing_kueue_stops_none_that_w
 }
 
 #[test]
+fn job_in_a_queue_of_kueue_is_checked_before_it_waits_and_again_when_it_is_admitted() {
+    let hold = Hold {
+        reason: reason::AWAITING_ADMISSION,
+        message: "the job waits for quota".into(),
+        stops: true,
+        is_stalled: false,
+    };
+    let stalled = |case: &Case| {
+        let status = case.status();
+        let reason = holds(&status.conditions, condition::STALLED).map(|c| c.reason.clone());
+        (status.phase.unwrap(), reason.unwrap_or_default())
+    };
+    for queue in [Some(hold.clone()), None] {
+        let mut invalid = Case::of(json!({"input": {"key": "../a"}}), Look::Gone);
+        invalid.queue = queue.clone();
+        assert_eq!(stalled(&invalid), (JobPhase::Pending, reason::INVALID_SPEC.into()));
+        let hook = json!({"webhook": {"url": "https://example.com/hook", "secretRef": {"name": "hook"}}});
+        let mut case = Case::of(hook, Look::Gone);
+        case.queue = queue.clone();
+        assert!(matches!(case.act(), Act::LookAtSecret(_)));
+        case.secret = Some(Err("the Secret hook does not exist".into()));
+        assert_eq!(stalled(&case), (JobPhase::Pending, reason::SECRET_NOT_USABLE.into()));
+        assert_eq!(case.again(), Some(30));
+        case.secret = Some(Ok(()));
+        match queue {
+            Some(_) => assert_eq!(stalled(&case), (JobPhase::Suspended, String::new())),
+            None => assert!(matches!(case.act(), Act::Submit(_))),
+        }
+        // The Secret of a job that its user suspends may come later; nothing makes an invalid job valid.
+        (case.secret, case.object.spec.suspend) = (None, true);
+        assert_eq!(stalled(&case), (JobPhase::Suspended, String::new()));
+        invalid.object.spec.suspend = true;
+        assert_eq!(stalled(&invalid), (JobPhase::Pending, reason::INVALID_SPEC.into()));
+    }
+}
+
+#[test]
 fn controller_that_knows_nothing_of_kueue_yet_leaves_a_status_as_it_was() {
     let hold = |reason, message: &str, stops, is_stalled| Hold {
         reason,
