@@ -19,6 +19,7 @@ mod state;
 mod task;
 mod time;
 mod token;
+mod worker_class;
 
 pub use entry::EntryKind;
 pub use failure::{Failure, FailureCode, PartFailure};
@@ -44,6 +45,7 @@ pub use token::{
     InvalidKeyPrefix, InvalidScope, InvalidTokenName, KeyPrefix, ReachedLimit, Scope, Token, TokenLimits,
     TokenName,
 };
+pub use worker_class::{InvalidWorkerClass, InvalidWorkerClasses, WorkerClass, WorkerClasses};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
