@@ -24,7 +24,7 @@ impl WorkerClass {
     /// The class of jobs that name none.
     pub const DEFAULT: &'static str = "default";
 
-    const PATTERN: &'static str = "^[a-z0-9][a-z0-9-]{0,39}$";
+    pub(crate) const PATTERN: &'static str = "^[a-z0-9][a-z0-9-]{0,39}$";
 
     /// The name of the class.
     #[must_use]
@@ -125,6 +125,12 @@ impl WorkerClasses {
     #[must_use]
     pub fn contains(&self, class: &WorkerClass) -> bool {
         self.0.contains(class)
+    }
+
+    /// Whether the worker takes jobs of a class of these others, too.
+    #[must_use]
+    pub fn overlaps(&self, others: &Self) -> bool {
+        !self.0.is_disjoint(&others.0)
     }
 
     /// The classes, by name.

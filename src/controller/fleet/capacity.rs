@@ -2,8 +2,10 @@
 
 use std::num::NonZeroU32;
 
+use crate::job::WorkerClasses;
+
 /// What a fleet can take of what waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FleetCapacity {
     /// The number of machines whose worker is idle.
     pub idle: u32,
@@ -17,6 +19,8 @@ pub struct FleetCapacity {
     pub chunks: u32,
     /// The number of jobs for which one machine is made.
     pub jobs_per_machine: NonZeroU32,
+    /// The classes of the jobs that its machines take.
+    pub classes: WorkerClasses,
     /// Whether it makes machines at all: it is not paused, and may have some.
     pub tries: bool,
 }
@@ -31,9 +35,10 @@ pub struct OtherFleets {
 }
 
 impl OtherFleets {
-    /// The number of machines of these fleets whose worker is idle.
+    /// The number of machines of these fleets whose worker is idle and takes jobs of one of these classes.
     #[must_use]
-    pub fn idle(&self) -> u32 {
-        self.before.iter().chain(&self.after).fold(0, |sum, fleet| sum.saturating_add(fleet.idle))
+    pub fn idle(&self, classes: &WorkerClasses) -> u32 {
+        let fleets = self.before.iter().chain(&self.after).filter(|fleet| fleet.classes.overlaps(classes));
+        fleets.fold(0, |sum, fleet| sum.saturating_add(fleet.idle))
     }
 }
