@@ -7,7 +7,7 @@ use super::context::EdgeContext;
 use crate::controller::reconciler::{InvocationOutcome, OneShotReconciler};
 use crate::flyprovider::Fly;
 use crate::janitor::{JanitorTasks, SubrequestBudget, SweepReport};
-use crate::job::Millis;
+use crate::job::{Millis, WorkerClasses};
 use crate::queue::QueueError;
 use crate::time::{Instant, sleep};
 
@@ -83,8 +83,8 @@ impl Minute {
         if !left.take(1) {
             return Ok(true);
         }
-        let view = self.context.queue.fleet_view().await?;
-        let is_quiet = view.pending + view.due == 0 && view.workers.is_empty();
+        let view = self.context.queue.fleet_view(&WorkerClasses::default()).await?;
+        let is_quiet = !view.has_work() && view.workers.is_empty();
         let Some(reconciler) = &self.reconciler else { return Ok(is_quiet) };
         if is_quiet && reconciler.policy.min == 0 && !full {
             return Ok(true);

@@ -1,6 +1,7 @@
 //! What the reconcilers of the fleet share in Redis: the observed queue and workers, the lock that decides
 //! which of them acts, retired machines, and the published status.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::codec::{to_json, to_versioned_json};
@@ -9,21 +10,28 @@ use super::scripts;
 use super::workers::{RETIRED, WorkerRecord};
 use super::{Command, Queue, QueueError, Reply};
 use crate::job::space::ALWAYS_FITS;
-use crate::job::{JobId, LeaseId, Millis, WorkerId};
+use crate::job::{JobId, LeaseId, Millis, WorkerClass, WorkerClasses, WorkerId};
+
+/// What waits for the workers of a class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassView {
+    /// Jobs, and parts of split jobs, that a worker can claim.
+    pub pending: u64,
+    /// How many of these and of those that are due are parts.
+    pub parts: u64,
+    /// Delayed jobs that are due, and running jobs whose lease has expired.
+    pub due: u64,
+}
 
 /// The queue and the workers at one moment, by Redis's clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FleetView {
     /// Redis's time.
     pub now: Millis,
-    /// Jobs, and parts of split jobs, that a worker can claim.
-    pub pending: u64,
-    /// How many of these and of those that are due are parts.
-    pub parts: u64,
-    /// When the first of them became ready.
+    /// What waits for the workers of each of the classes that were asked about. One for which nothing waits is absent.
+    pub waiting: BTreeMap<WorkerClass, ClassView>,
+    /// When the first of what is ready for these classes became ready.
     pub next_ready_since: Option<Millis>,
-    /// Delayed jobs that are due, and running jobs whose lease has expired.
-    pub due: u64,
     /// When the next delay or lease expires.
     pub next_due: Option<Millis>,
     /// All registered workers, and all holders of a lease.
@@ -42,12 +50,32 @@ pub struct PoolWorker {
     pub worker: WorkerId,
     /// Its machine; unknown for a holder of a lease that is no longer registered.
     pub machine: Option<String>,
+    /// The classes of the jobs that it takes; only the default one for a holder that is no longer registered.
+    pub classes: WorkerClasses,
     /// Until when it counts as alive.
     pub alive_until: Option<Millis>,
     /// Whether it was retired: its claims are refused.
     pub retired: bool,
     /// The job that it holds, and the deadline of the lease.
     pub lease: Option<(JobId, Millis)>,
+}
+
+impl FleetView {
+    /// What waits for the workers of all these classes together.
+    #[must_use]
+    pub fn all_waiting(&self) -> ClassView {
+        self.waiting.values().fold(ClassView::default(), |sum, of| ClassView {
+            pending: sum.pending + of.pending,
+            parts: sum.parts + of.parts,
+            due: sum.due + of.due,
+        })
+    }
+
+    /// Whether something waits that a worker of these classes can claim, or could if a due task were looked at.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.waiting.values().any(|of| of.pending + of.due > 0)
+    }
 }
 
 /// Proof that the caller holds the fleet lock. Redis checks it with each write, so an old token has no
@@ -84,12 +112,12 @@ pub enum RetireOutcome {
 }
 
 impl Queue {
-    /// Reads the queue and the workers at one moment.
+    /// Reads the workers, and what waits for those of these classes, at one moment.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn fleet_view(&self) -> Result<FleetView, QueueError> {
-        let reply = self.eval(&scripts::FLEET_VIEW, Vec::new()).await?;
+    pub async fn fleet_view(&self, classes: &WorkerClasses) -> Result<FleetView, QueueError> {
+        let reply = self.eval(&scripts::FLEET_VIEW, view_args(classes)).await?;
         parse_view(&reply).ok_or_else(|| QueueError::data("the fleet's view"))
     }
 
@@ -253,6 +281,11 @@ impl Queue {
     }
 }
 
+/// The arguments of `fleet_view.lua`.
+pub(super) fn view_args(classes: &WorkerClasses) -> Vec<String> {
+    classes.iter().map(ToString::to_string).collect()
+}
+
 /// The arguments of the script that acquires the fleet lock.
 fn lock_request(holder: &str, time: Duration, fresh: bool, insist: bool) -> Vec<String> {
     let flag = |set: bool| if set { "1" } else { "0" }.to_owned();
@@ -277,15 +310,27 @@ pub(super) fn parse_lock(reply: &Reply, holder: &str) -> Option<LockOutcome> {
 }
 
 pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
-    let [now, pending, parts, since, due, next_due, paused, pool, alive, leases, heard] = reply.list()?
-    else {
+    let [now, waiting, since, next_due, paused, pool, alive, leases, heard] = reply.list()? else {
         return None;
     };
+    let class = |of: &[Reply]| {
+        let number = |at: usize| u64::try_from(of[at].int()?).ok();
+        let view = ClassView { pending: number(1)?, parts: number(2)?, due: number(3)? };
+        Some((of[0].text()?.parse().ok()?, view))
+    };
+    let mut waiting: BTreeMap<_, _> = waiting.list()?.chunks_exact(4).map(class).collect::<Option<_>>()?;
+    waiting.retain(|_, view| *view != ClassView::default());
     let mut workers: Vec<PoolWorker> = Vec::new();
     for record in pool.list()?.iter().filter_map(Reply::text) {
         let Ok(record) = serde_json::from_str::<WorkerRecord>(record) else { continue };
-        let (worker, machine) = (record.worker_id, Some(record.machine_id));
-        workers.push(PoolWorker { worker, machine, alive_until: None, retired: false, lease: None });
+        workers.push(PoolWorker {
+            worker: record.worker_id,
+            machine: Some(record.machine_id),
+            classes: record.worker_classes,
+            alive_until: None,
+            retired: false,
+            lease: None,
+        });
     }
     workers.sort_by(|a, b| a.worker.cmp(&b.worker));
     let at = |workers: &[PoolWorker], name: &str| workers.binary_search_by(|w| w.worker.0.as_str().cmp(name));
@@ -307,6 +352,7 @@ pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
             Err(_) => strangers.push(PoolWorker {
                 worker: WorkerId(name.clone()),
                 machine: None,
+                classes: WorkerClasses::default(),
                 alive_until: None,
                 retired: false,
                 lease,
@@ -319,10 +365,8 @@ pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
     let time = |reply: &Reply| reply.int().filter(|at| *at >= 0).map(Millis);
     Some(FleetView {
         now: Millis(now.int()?),
-        pending: u64::try_from(pending.int()?).ok()?,
-        parts: u64::try_from(parts.int()?).ok()?,
+        waiting,
         next_ready_since: time(since),
-        due: u64::try_from(due.int()?).ok()?,
         next_due: time(next_due),
         workers,
         heard,

@@ -101,7 +101,7 @@ pub use clock::ServerClock;
 pub use codec::{from_versioned_json, to_versioned_json};
 #[cfg(not(target_arch = "wasm32"))]
 pub use events::{Change, EventFeed};
-pub use fleet::{FencingToken, FleetView, LockOutcome, PoolWorker, RetireOutcome};
+pub use fleet::{ClassView, FencingToken, FleetView, LockOutcome, PoolWorker, RetireOutcome};
 pub use fleet_session::{Checkpoint, LockRequest, LockState, Snapshot};
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use fleet_status::count;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::codec::{text_items, to_versioned_json};
 use super::{Command, Queue, QueueError, Reply, ServerClock, scripts};
 use crate::config::SandboxMode;
-use crate::job::{JobId, LeaseId, Millis, WorkerId};
+use crate::job::{JobId, LeaseId, Millis, WorkerClass, WorkerClasses, WorkerId};
 
 /// Added to the score of a retired worker in `machines:alive`; the same value as in `lib.lua`.
 pub(super) const RETIRED: i64 = 1 << 52;
@@ -28,9 +28,29 @@ pub struct WorkerRecord {
     pub pid: u32,
     /// When it registered.
     pub started_at: Millis,
+    /// The classes of the jobs that it takes. Older versions take those of the default class, and do not report it.
+    #[serde(default, with = "class_list")]
+    #[schemars(with = "Vec<WorkerClass>")]
+    pub worker_classes: WorkerClasses,
     /// The sandbox of its FFmpeg. Older versions do not report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<WorkerSandbox>,
+}
+
+/// The classes of a worker as a list of their names.
+mod class_list {
+    use serde::de::{Deserialize, Deserializer, Error as _};
+    use serde::ser::Serializer;
+
+    use super::{WorkerClass, WorkerClasses};
+
+    pub(super) fn serialize<S: Serializer>(classes: &WorkerClasses, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(classes.iter())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<WorkerClasses, D::Error> {
+        WorkerClasses::new(Vec::<WorkerClass>::deserialize(from)?).map_err(D::Error::custom)
+    }
 }
 
 /// The sandbox in which the machine of a worker runs FFmpeg.

@@ -69,7 +69,7 @@ struct Round {
 
 impl Round {
     fn waits(&self) -> bool {
-        self.view.pending + self.view.due > 0
+        self.view.has_work()
     }
 
     /// How long after its expiry another holder's lock may be taken over.

@@ -18,7 +18,7 @@ use crate::controller::fleet::{
     Condition, FleetCapacity, FleetPolicy, ListFailure, MachineProvider, Moment, Outcome, Plan, ProviderWords,
 };
 use crate::event_bus::EventBus;
-use crate::job::State;
+use crate::job::{State, WorkerClasses};
 use crate::metrics::Metrics;
 use crate::queue::{Change, FleetStatus, LockOutcome, Queue, QueueError, RequestRate, backoff};
 
@@ -245,7 +245,7 @@ impl<P: MachineProvider> Reconciler<P> {
             while !matches!(changes.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
         }
         self.looked_at = Instant::now();
-        let view = self.deps.queue.fleet_view().await?;
+        let view = self.deps.queue.fleet_view(&WorkerClasses::default()).await?;
         let capabilities = self.deps.provider.capabilities();
         let wanted = self.deps.policy.borrow().clone();
         self.driver.set_policy(FleetPolicy { app: self.app.clone(), capabilities, ..wanted });

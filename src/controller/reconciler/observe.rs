@@ -21,7 +21,8 @@ pub(crate) fn queue_view(
     suspects: &mut BTreeMap<WorkerId, Moment>,
     now: Moment,
 ) -> QueueView {
-    let waits = view.next_ready_since.filter(|_| view.pending > 0);
+    let waiting = view.all_waiting();
+    let waits = view.next_ready_since.filter(|_| waiting.pending > 0);
     let overdue = waits.is_some_and(|since| since_then(since, view.now) >= NO_SHOW);
     let before = std::mem::take(suspects);
     let workers: Vec<WorkerView> = view
@@ -53,9 +54,9 @@ pub(crate) fn queue_view(
     let when = |at: Millis| now.saturating_sub(since_then(at, view.now));
     let heard = view.heard.iter().map(|(machine, at)| (MachineId(machine.clone()), when(*at))).collect();
     QueueView {
-        pending: view.pending,
-        parts: view.parts,
-        due: view.due,
+        pending: waiting.pending,
+        parts: waiting.parts,
+        due: waiting.due,
         next_due,
         workers,
         heard,
@@ -80,7 +81,8 @@ fn since_then(from: Millis, to: Millis) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::JobId;
+    use crate::job::{JobId, WorkerClass, WorkerClasses};
+    use crate::queue::ClassView;
 
     const ALIVE: Duration = Duration::from_secs(180);
     const NOW: Millis = Millis(1_000_000);
@@ -89,6 +91,7 @@ mod tests {
         PoolWorker {
             worker: WorkerId("m1-0123abcd".into()),
             machine: Some("m1".into()),
+            classes: WorkerClasses::default(),
             alive_until: Some(NOW.plus(180_000 - last_sign)),
             retired: false,
             lease: lease.map(|left| (JobId::new(), NOW.plus(left))),
@@ -98,7 +101,10 @@ mod tests {
     fn seen(waits: Option<i64>, worker: PoolWorker) -> (QueueView, bool, bool) {
         let view = FleetView {
             now: NOW,
-            pending: u64::from(waits.is_some()),
+            waiting: BTreeMap::from([(
+                WorkerClass::default(),
+                ClassView { pending: u64::from(waits.is_some()), ..ClassView::default() },
+            )]),
             next_ready_since: waits.map(|ms| NOW.plus(-ms)),
             workers: vec![worker],
             ..FleetView::default()

@@ -29,6 +29,8 @@ local VERSION = 1
 -- The version of the records of split jobs and their parts, which is the newest that can be read; SPLIT_VERSION in
 -- src/job/mod.rs. One that knows only whole jobs leaves them alone.
 local SPLIT_VERSION = 3
+-- The class of workers that the records of jobs do not name; WorkerClass::DEFAULT in src/job/worker_class.rs.
+local DEFAULT_CLASS = 'default'
 -- Scores of `alive` from this number on belong to retired workers: this number plus their time.
 local RETIRED_OFFSET = 4503599627370496
 local tries = P .. 'webhooks:tries'
@@ -65,6 +67,17 @@ end
 local function job_and_part(task)
   local id, part = string.match(task, '^([^/]+)/(.+)$')
   return id or task, part
+end
+
+-- The class of the workers that may run a task; '' is the default one.
+local function class_of(task)
+  return redis.call('HGET', status(task), 'class') or ''
+end
+
+-- The lane of a class: the key of its queue, of its bell, and of its bell for workers that are busy with parts.
+local function lane(class)
+  if class == '' then return pending, wakeups, awaited_wakeups end
+  return pending .. ':' .. class, wakeups .. ':class:' .. class, awaited_wakeups .. ':' .. class
 end
 
 -- Appends an event and returns its time: the id in the stream is the server's clock, which saves a

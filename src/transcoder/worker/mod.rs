@@ -34,7 +34,7 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use crate::config::WorkerConfig;
-use crate::job::{AttemptId, Failure, WorkerId, space};
+use crate::job::{AttemptId, Failure, WorkerClasses, WorkerId, space};
 use crate::net::EgressPolicy;
 use crate::queue::{
     Claim, Claimable, NextClaim, Queue, QueueError, ServerClock, WorkerRecord, WorkerSandbox, backoff,
@@ -182,6 +182,7 @@ impl Worker {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_at: now,
+            worker_classes: WorkerClasses::default(),
             sandbox: Some(self.sandbox.clone()),
         };
         self.queue.register(&record, now).await

@@ -9,7 +9,7 @@ mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tcoder::job::{AttemptId, Epoch, LeaseId, Part, State};
+use tcoder::job::{AttemptId, Epoch, LeaseId, Part, State, WorkerClasses};
 use tcoder::queue::{
     Claimable, CompleteOutcome, FailOutcome, NewPart, NextClaim, PartOutcome, PartsInfo, Queue, SplitOutcome,
 };
@@ -294,8 +294,9 @@ async fn fleet_view_counts_parts_apart_from_jobs() {
     let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;
     let counts = async || {
-        let view = queue.fleet_view().await.unwrap();
-        (view.pending, view.due, view.parts)
+        let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
+        let waiting = view.all_waiting();
+        (waiting.pending, waiting.due, waiting.parts)
     };
     assert_eq!(counts().await, (0, 0, 0));
     let by = split_job(&queue, &w, &spec(), 2).await;

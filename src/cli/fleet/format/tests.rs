@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::SandboxMode;
-use crate::job::WorkerId;
+use crate::job::{WorkerClasses, WorkerId};
 use crate::queue::{FleetCondition, FleetDesired, WorkerRecord, WorkerSandbox, WorkerState};
 
 /// A time in 2025.
@@ -315,6 +315,7 @@ fn sandboxes_tells_what_how_many_workers_lack() {
             version: "1".to_owned(),
             pid: 1,
             started_at: Millis(0),
+            worker_classes: WorkerClasses::default(),
             sandbox: Some(WorkerSandbox::new(SandboxMode::Preferred, missing)),
         },
         state: WorkerState::Idle,

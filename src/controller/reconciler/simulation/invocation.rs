@@ -97,7 +97,7 @@ impl Invocations {
     fn begin(&mut self, world: &World, limiter: &mut Limiter, lock: &mut Lock, now: u64) {
         self.wakes_at = now + CRON_MS;
         let Some(view) = world.view(now) else { return };
-        let takeover = if view.pending + view.due > 0 { TAKEOVER_BUSY } else { TAKEOVER_IDLE };
+        let takeover = if view.has_work() { TAKEOVER_BUSY } else { TAKEOVER_IDLE };
         let outcome = match lock.acquire(self.name, HOLD, now, true, false) {
             LockOutcome::Lapsed(ago) if ago >= takeover => lock.acquire(self.name, HOLD, now, true, true),
             outcome => outcome,

@@ -10,8 +10,8 @@ use super::provider::SimProvider;
 use super::{Parts, Report, Scenario};
 use crate::config::IDLE_AFTER_PARTS;
 use crate::controller::fleet::{FleetPolicy, MachineId, Phase, Slot};
-use crate::job::{JobId, Millis, WorkerId};
-use crate::queue::{FleetView, PoolWorker};
+use crate::job::{JobId, Millis, WorkerClass, WorkerClasses, WorkerId};
+use crate::queue::{ClassView, FleetView, PoolWorker};
 
 const LEASE_MS: u64 = 30_000;
 const ALIVE_MS: i64 = 180_000;
@@ -138,18 +138,22 @@ impl World {
         let workers = self.workers.iter().map(|w| PoolWorker {
             worker: w.id.clone(),
             machine: Some(w.machine.0.clone()),
+            classes: WorkerClasses::default(),
             alive_until: Some(if w.lives { millis(now).plus(ALIVE_MS) } else { millis(w.fresh_until) }),
             retired: w.retired,
             // A live worker renews its lease.
             lease: w.tasks.last().map(|t| (w.job_id, millis(if w.lives { now + LEASE_MS } else { t.at }))),
         });
         let leases = self.workers.iter().filter(|w| !w.lives).flat_map(|w| &w.tasks);
-        Some(FleetView {
-            now: millis(now),
+        let waiting = ClassView {
             pending: self.pending.len() as u64,
             parts: self.pending.iter().filter(|task| task.is_part).count() as u64,
-            next_ready_since: self.pending.front().map(|task| millis(task.at)),
             due: 0,
+        };
+        Some(FleetView {
+            now: millis(now),
+            waiting: [(WorkerClass::default(), waiting)].into(),
+            next_ready_since: self.pending.front().map(|task| millis(task.at)),
             next_due: leases.map(|task| millis(task.at)).min(),
             workers: workers.collect(),
             heard: self.heard.iter().map(|(machine, at)| (machine.0.clone(), millis(*at))).collect(),
