@@ -7,7 +7,7 @@ use super::context::EdgeContext;
 use crate::controller::reconciler::{InvocationOutcome, OneShotReconciler};
 use crate::flyprovider::Fly;
 use crate::janitor::{JanitorTasks, SubrequestBudget, SweepReport};
-use crate::job::{Millis, WorkerClasses};
+use crate::job::Millis;
 use crate::queue::QueueError;
 use crate::time::{Instant, sleep};
 
@@ -83,7 +83,9 @@ impl Minute {
         if !left.take(1) {
             return Ok(true);
         }
-        let view = self.context.queue.fleet_view(&WorkerClasses::default()).await?;
+        let policy = self.reconciler.as_ref().map(|reconciler| &reconciler.policy);
+        let classes = policy.map(|policy| policy.classes.clone()).unwrap_or_default();
+        let view = self.context.queue.fleet_view(&classes).await?;
         let is_quiet = !view.has_work() && view.workers.is_empty();
         let Some(reconciler) = &self.reconciler else { return Ok(is_quiet) };
         if is_quiet && reconciler.policy.min == 0 && !full {

@@ -139,6 +139,14 @@ impl WorkerClasses {
     }
 }
 
+impl<'a> IntoIterator for &'a WorkerClasses {
+    type Item = &'a WorkerClass;
+    type IntoIter = std::collections::btree_set::Iter<'a, WorkerClass>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
 impl Default for WorkerClasses {
     /// The class of jobs that name none.
     fn default() -> Self {

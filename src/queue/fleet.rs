@@ -8,7 +8,7 @@ use super::codec::{to_json, to_versioned_json};
 use super::fleet_status::{FleetStatus, Paused};
 use super::scripts;
 use super::workers::{RETIRED, WorkerRecord};
-use super::{Command, Queue, QueueError, Reply};
+use super::{Command, Fleets, Queue, QueueError, Reply, UploadedInput};
 use crate::job::space::ALWAYS_FITS;
 use crate::job::{JobId, LeaseId, Millis, WorkerClass, WorkerClasses, WorkerId};
 
@@ -21,6 +21,8 @@ pub struct ClassView {
     pub parts: u64,
     /// Delayed jobs that are due, and running jobs whose lease has expired.
     pub due: u64,
+    /// When the first of what can be claimed became ready.
+    pub ready_since: Option<Millis>,
 }
 
 /// The queue and the workers at one moment, by Redis's clock.
@@ -30,8 +32,6 @@ pub struct FleetView {
     pub now: Millis,
     /// What waits for the workers of each of the classes that were asked about. One for which nothing waits is absent.
     pub waiting: BTreeMap<WorkerClass, ClassView>,
-    /// When the first of what is ready for these classes became ready.
-    pub next_ready_since: Option<Millis>,
     /// When the next delay or lease expires.
     pub next_due: Option<Millis>,
     /// All registered workers, and all holders of a lease.
@@ -68,6 +68,7 @@ impl FleetView {
             pending: sum.pending + of.pending,
             parts: sum.parts + of.parts,
             due: sum.due + of.due,
+            ready_since: sum.ready_since.into_iter().chain(of.ready_since).min(),
         })
     }
 
@@ -116,7 +117,10 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn fleet_view(&self, classes: &WorkerClasses) -> Result<FleetView, QueueError> {
+    pub async fn fleet_view(
+        &self,
+        classes: impl IntoIterator<Item = &WorkerClass>,
+    ) -> Result<FleetView, QueueError> {
         let reply = self.eval(&scripts::FLEET_VIEW, view_args(classes)).await?;
         parse_view(&reply).ok_or_else(|| QueueError::data("the fleet's view"))
     }
@@ -261,29 +265,48 @@ impl Queue {
         Ok(reply.int() == Some(1))
     }
 
-    /// The largest input in bytes that workers take, if it is known: from the settings, or from the fleet. The fleet is only
-    /// asked because of an input of `size` bytes that does not fit every machine.
+    /// The largest input in bytes of a job of this class that workers take, if it is known: from the settings, or from the
+    /// fleets. These are only asked because of an input of `size` bytes that does not fit every machine.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn input_limit(&self, size: u64) -> Result<Option<u64>, QueueError> {
+    pub async fn input_limit(&self, size: u64, class: &WorkerClass) -> Result<Option<u64>, QueueError> {
         match self.policy.max_input_bytes {
             Some(most) => Ok(Some(most)),
             None if size <= ALWAYS_FITS => Ok(None),
-            None => {
-                // A status of another version cannot be read, which is no reason to refuse an input.
-                let fleets = self.fleets().await?;
-                // A worker of any fleet may claim the job, if the fleet has any.
-                let with_workers = fleets.statuses.values().filter(|status| status.desired.max > 0);
-                Ok(with_workers.filter_map(|status| status.max_input_bytes).min())
-            }
+            None => Ok(self.fleets().await?.input_limit(class)),
         }
+    }
+
+    /// The same for the inputs of jobs that wait for them, of their classes: the highest limit of all that are so large.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn input_limit_of(&self, inputs: &[UploadedInput]) -> Result<Option<u64>, QueueError> {
+        if let Some(most) = self.policy.max_input_bytes {
+            return Ok(Some(most));
+        }
+        let large: Vec<&UploadedInput> = inputs.iter().filter(|input| input.size > ALWAYS_FITS).collect();
+        if large.is_empty() {
+            return Ok(None);
+        }
+        let class = |input: &&UploadedInput| Command::new("HGET").arg(self.status_key(input.job)).arg("class");
+        let mut commands: Vec<Command> = large.iter().map(class).collect();
+        let classes = commands.len();
+        commands.extend(self.read_fleets());
+        let replies = self.pipeline(commands).await?;
+        let (classes, fleets) = replies.split_at_checked(classes).unwrap_or_default();
+        let fleets = Fleets::parse(fleets)?;
+        let class = |reply: &Reply| reply.text().and_then(|name| name.parse().ok()).unwrap_or_default();
+        let limits = classes.iter().map(|reply| fleets.input_limit(&class(reply)));
+        // A worker of a class without a limit decides by itself, and so does one for what is between two limits.
+        Ok(limits.collect::<Option<Vec<u64>>>().and_then(|limits| limits.into_iter().max()))
     }
 }
 
 /// The arguments of `fleet_view.lua`.
-pub(super) fn view_args(classes: &WorkerClasses) -> Vec<String> {
-    classes.iter().map(ToString::to_string).collect()
+pub(super) fn view_args<'a>(classes: impl IntoIterator<Item = &'a WorkerClass>) -> Vec<String> {
+    classes.into_iter().map(ToString::to_string).collect()
 }
 
 /// The arguments of the script that acquires the fleet lock.
@@ -310,15 +333,21 @@ pub(super) fn parse_lock(reply: &Reply, holder: &str) -> Option<LockOutcome> {
 }
 
 pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
-    let [now, waiting, since, next_due, paused, pool, alive, leases, heard] = reply.list()? else {
+    let [now, waiting, next_due, paused, pool, alive, leases, heard] = reply.list()? else {
         return None;
     };
+    let time = |reply: &Reply| reply.int().filter(|at| *at >= 0).map(Millis);
     let class = |of: &[Reply]| {
         let number = |at: usize| u64::try_from(of[at].int()?).ok();
-        let view = ClassView { pending: number(1)?, parts: number(2)?, due: number(3)? };
+        let view = ClassView {
+            pending: number(1)?,
+            parts: number(2)?,
+            due: number(3)?,
+            ready_since: time(&of[4]),
+        };
         Some((of[0].text()?.parse().ok()?, view))
     };
-    let mut waiting: BTreeMap<_, _> = waiting.list()?.chunks_exact(4).map(class).collect::<Option<_>>()?;
+    let mut waiting: BTreeMap<_, _> = waiting.list()?.chunks_exact(5).map(class).collect::<Option<_>>()?;
     waiting.retain(|_, view| *view != ClassView::default());
     let mut workers: Vec<PoolWorker> = Vec::new();
     for record in pool.list()?.iter().filter_map(Reply::text) {
@@ -362,11 +391,9 @@ pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
     workers.extend(strangers);
     let registered = |pair: &[Reply]| Some((pair[0].text()?.to_owned(), Millis(pair[1].int()?)));
     let heard = heard.list()?.chunks_exact(2).filter_map(registered).collect();
-    let time = |reply: &Reply| reply.int().filter(|at| *at >= 0).map(Millis);
     Some(FleetView {
         now: Millis(now.int()?),
         waiting,
-        next_ready_since: time(since),
         next_due: time(next_due),
         workers,
         heard,

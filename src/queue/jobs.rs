@@ -131,7 +131,7 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn uploaded(&self, input: &UploadedInput) -> Result<UploadedOutcome, QueueError> {
-        let limit = self.input_limit(input.size).await?;
+        let limit = self.input_limit_of(std::slice::from_ref(input)).await?;
         UploadedOutcome::parse(&self.eval_idempotent(&scripts::UPLOADED, input.args(limit)?).await?)
     }
 

@@ -38,17 +38,17 @@ pub struct WorkerRecord {
 }
 
 /// The classes of a worker as a list of their names.
-mod class_list {
+pub(super) mod class_list {
     use serde::de::{Deserialize, Deserializer, Error as _};
     use serde::ser::Serializer;
 
     use super::{WorkerClass, WorkerClasses};
 
-    pub(super) fn serialize<S: Serializer>(classes: &WorkerClasses, to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::queue) fn serialize<S: Serializer>(classes: &WorkerClasses, to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(classes.iter())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<WorkerClasses, D::Error> {
+    pub(in crate::queue) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<WorkerClasses, D::Error> {
         WorkerClasses::new(Vec::<WorkerClass>::deserialize(from)?).map_err(D::Error::custom)
     }
 }

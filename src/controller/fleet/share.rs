@@ -148,27 +148,23 @@ impl FleetCapacity {
         self.free > 0 || self.room > 0
     }
 
-    /// What the machines that exist take of each of these classes.
-    fn taken_by_free<'a>(&self, left: &WaitingByClass, classes: &[&'a WorkerClass]) -> Taken<'a> {
-        // On average: which of them take the jobs is not known.
-        let chunks = |free: u64| (self.free_chunks * free).checked_div(self.free.into()).unwrap_or_default();
-        self.taken_by(self.free, chunks, left, classes)
-    }
-
-    /// What the machines that can be made take of each of these classes.
-    fn taken_by_new<'a>(&self, left: &WaitingByClass, classes: &[&'a WorkerClass]) -> Taken<'a> {
-        self.taken_by(self.room, |room| room * u64::from(self.chunks), left, classes)
-    }
-
-    /// What so many machines take: first jobs, of one class after the other, and with the machines that these leave, which
-    /// encode so many chunks, parts.
+    /// What these machines take of each of these classes: first jobs, of one class after the other, and with the machines that
+    /// are left, parts.
     fn taken_by<'a>(
         &self,
-        machines: u32,
-        chunks: impl Fn(u64) -> u64,
+        which: Machines,
         left: &WaitingByClass,
         classes: &[&'a WorkerClass],
     ) -> Taken<'a> {
+        let machines = match which {
+            Machines::Free => self.free,
+            Machines::New => self.room,
+        };
+        let chunks_of = |machines: u64| match which {
+            // On average: which of them take the jobs is not known.
+            Machines::Free => (self.free_chunks * machines).checked_div(self.free.into()).unwrap_or_default(),
+            Machines::New => machines * u64::from(self.chunks),
+        };
         let own = classes.iter().filter(|class| self.classes.contains(class));
         let mut taken: Taken<'a> = own.map(|class| (*class, Waiting::default())).collect();
         let all = u64::from(machines) * u64::from(self.jobs_per_machine.get());
@@ -177,7 +173,7 @@ impl FleetCapacity {
             taken.jobs = left.get(class).jobs.min(jobs);
             jobs -= taken.jobs;
         }
-        let mut parts = chunks(u64::from(machines) - self.machines_for(all - jobs).min(machines.into()));
+        let mut parts = chunks_of(u64::from(machines) - self.machines_for(all - jobs).min(machines.into()));
         for (class, taken) in &mut taken {
             taken.parts = left.get(class).parts.min(parts);
             parts -= taken.parts;
@@ -190,28 +186,31 @@ impl FleetCapacity {
     }
 }
 
+/// Machines of a fleet.
+#[derive(Clone, Copy)]
+enum Machines {
+    /// Those that exist and have no job.
+    Free,
+    /// Those that can be made.
+    New,
+}
+
 /// What a fleet takes of each of its classes.
 type Taken<'a> = Vec<(&'a WorkerClass, Waiting)>;
 
 /// The share of a fleet with this capacity in what waits.
-pub(super) fn share<'a>(
-    waiting: &'a WaitingByClass,
-    own: &FleetCapacity,
-    others: &OtherFleets,
-) -> WaitingByClass {
+pub(super) fn share(waiting: &WaitingByClass, own: &FleetCapacity, others: &OtherFleets) -> WaitingByClass {
     let (mut left, mut mine) = (waiting.clone(), WaitingByClass::default());
     let classes = by_number_of_fleets(waiting, own, others);
-    let steps: [fn(&FleetCapacity, &WaitingByClass, &[&'a WorkerClass]) -> Taken<'a>; 2] =
-        [FleetCapacity::taken_by_free, FleetCapacity::taken_by_new];
-    for take in steps {
+    for which in [Machines::Free, Machines::New] {
         for fleet in &others.before {
-            left.remove(&take(fleet, &left, &classes));
+            left.remove(&fleet.taken_by(which, &left, &classes));
         }
-        let taken = take(own, &left, &classes);
+        let taken = own.taken_by(which, &left, &classes);
         left.remove(&taken);
         mine.add(&taken);
         for fleet in &others.after {
-            left.remove(&take(fleet, &left, &classes));
+            left.remove(&fleet.taken_by(which, &left, &classes));
         }
     }
     for class in classes.iter().copied().filter(|class| own.classes.contains(class)) {

@@ -13,7 +13,6 @@ use super::apply::{Targets, apply};
 use super::driver::{Driver, DriverState, TAKEOVER_BUSY, TAKEOVER_IDLE};
 use super::effect::{Effect, EffectResult};
 use crate::controller::fleet::{FleetPolicy, MachineId, MachineProvider, Moment, Operation};
-use crate::job::WorkerClasses;
 use crate::queue::{
     Checkpoint, FencingToken, FleetView, LockOutcome, LockRequest, LockState, Permit, Queue, QueueError,
     RequestClass, RequestRate, RetireOutcome, Snapshot, UploadedInput, UploadedOutcome, from_versioned_json,
@@ -123,7 +122,7 @@ impl<P: MachineProvider> OneShotReconciler<P> {
         let name = format!("{}:{}", self.group, Uuid::new_v4().simple());
         let mut trips = 1;
         let ask = self.ask(&name, true, RequestClass::List);
-        let mut look = self.queue.open_session(uploads, None, &WorkerClasses::default(), &ask).await?;
+        let mut look = self.queue.open_session(uploads, None, &self.policy.classes, &ask).await?;
         let outcomes = std::mem::take(&mut look.uploads);
         while let Some((pause, ask)) = again(&look, &ask, trips) {
             if began.elapsed() + pause > budget.time {
@@ -131,7 +130,7 @@ impl<P: MachineProvider> OneShotReconciler<P> {
             }
             sleep(pause).await;
             trips += 1;
-            look = self.queue.open_session(&[], None, &WorkerClasses::default(), &ask).await?;
+            look = self.queue.open_session(&[], None, &self.policy.classes, &ask).await?;
         }
         let Snapshot { view, lock: LockState::Mine(fence, permit), memory, .. } = look else {
             return Ok((outcomes, InvocationOutcome::NotLeader, trips));
@@ -274,7 +273,7 @@ impl<P: MachineProvider> Invocation<'_, P> {
         let ask = LockRequest { starts: starts.as_ref().map(|machine| &*machine.0), time: HOLD_ON, ..ask };
         self.trips += 1;
         let look =
-            self.deps.queue.open_session(&[], checkpoint.as_ref(), &WorkerClasses::default(), &ask).await?;
+            self.deps.queue.open_session(&[], checkpoint.as_ref(), &self.deps.policy.classes, &ask).await?;
         let LockState::Mine(fence, permit) = look.lock else { return Ok(Some(false)) };
         (self.view, self.looked, self.permit) = (look.view, Instant::now(), permit);
         (self.saved, self.intent) = (true, intent);

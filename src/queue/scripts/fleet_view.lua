@@ -1,22 +1,20 @@
 -- Reads the workers, and what waits for those of some classes, at one moment, for the fleet. ARGV: the names of the classes.
 -- Returns the time; of each class its name, the number of ready jobs and parts, how many of the ready and the due ones are
--- parts of split jobs, and the number of due entries; since when the next of what is ready is ready, when the next entry is
--- due (-1: none), the pause of the fleet, the records of the workers, the workers that are alive with their scores, the
+-- parts of split jobs, the number of due entries, and since when the next of what is ready is ready (-1: nothing is); when the
+-- next entry is due (-1: none), the pause of the fleet, the records of the workers, the workers that are alive with their scores, the
 -- name, end and holder of each lease, and the machines on which a worker registered within a day, each with the time of
 -- the last registration.
 local now = clock()
 local views, by_class = {}, {}
--- The first task of all of these classes, by its place.
-local first, first_place
 for i = 2, #ARGV do
   local class = ARGV[i] == DEFAULT_CLASS and '' or ARGV[i]
   local queue = lane(class)
-  local head = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
-  local view = { name = ARGV[i], ready = head[1] and redis.call('ZCARD', queue) or 0, open = 0, due = 0, due_parts = 0 }
-  if head[1] and (not first or tonumber(head[2]) < first_place) then first, first_place = head[1], tonumber(head[2]) end
+  local first = redis.call('ZRANGE', queue, 0, 0)[1]
+  local since = first and redis.call('HGET', status(first), 'queued') or -1
+  local ready = first and redis.call('ZCARD', queue) or 0
+  local view = { name = ARGV[i], ready = ready, since = since, open = 0, due = 0, due_parts = 0 }
   views[#views + 1], by_class[class] = view, view
 end
-local since = first and redis.call('HGET', status(first), 'queued') or ''
 local next_due = -1
 local function is_part(task)
   return string.find(task, '/', 1, true) ~= nil
@@ -78,10 +76,10 @@ end
 local waiting = {}
 for _, view in ipairs(views) do
   local ready_parts = math.max(0, math.min(view.ready, view.open))
-  for _, value in ipairs({ view.name, view.ready, ready_parts + view.due_parts, view.due }) do
+  for _, value in ipairs({ view.name, view.ready, ready_parts + view.due_parts, view.due, view.since }) do
     waiting[#waiting + 1] = value
   end
 end
-return { now, waiting, since, next_due, redis.call('GET', P .. 'fleet:paused') or '',
+return { now, waiting, next_due, redis.call('GET', P .. 'fleet:paused') or '',
   redis.call('HVALS', pool), redis.call('ZRANGE', alive, 0, -1, 'WITHSCORES'), held,
   redis.call('ZRANGEBYSCORE', heard, now - 86400000, '+inf', 'WITHSCORES') }

@@ -144,7 +144,7 @@ async fn worker_that_holds_a_part_is_busy_and_a_retired_one_gets_none() {
     let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
     assert_eq!(lease_of(&view).map(|(job, _)| job), Some(by.job));
     assert_eq!((view.all_waiting().pending, view.all_waiting().due), (2, 0));
-    assert!(view.next_ready_since.is_some(), "{view:?}");
+    assert!(view.all_waiting().ready_since.is_some(), "{view:?}");
     assert_eq!(queue.workers().await.unwrap()[0].job_id, Some(by.job));
     // With the completion it gets the next one, so that it is busy all the time.
     let (_, second) = complete_and_claim(&queue, &first, 3, &w).await;
