@@ -195,3 +195,30 @@ impl Queue {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::FleetDesired;
+
+    #[test]
+    fn limit_of_inputs_is_that_of_the_fleets_of_the_class() {
+        let fleet = |classes: &str, max, limit| FleetStatus {
+            worker_classes: classes.parse().unwrap(),
+            desired: FleetDesired { max, ..FleetDesired::default() },
+            max_input_bytes: limit,
+            ..FleetStatus::default()
+        };
+        let statuses = [
+            fleet("default", 3, Some(10)),
+            fleet("default,large", 3, Some(50)),
+            fleet("large", 0, Some(5)),
+            fleet("small", 3, None),
+        ];
+        let names = (0..).map(|n| FleetName::of_pool(&format!("u{n}")));
+        let fleets = Fleets { statuses: names.zip(statuses).collect(), ..Fleets::default() };
+        let limit = |class: &str| fleets.input_limit(&class.parse().unwrap());
+        assert_eq!((limit("default"), limit("large")), (Some(10), Some(50)), "a fleet without machines has no worker");
+        assert_eq!((limit("small"), limit("huge")), (None, None));
+    }
+}
