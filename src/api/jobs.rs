@@ -146,7 +146,7 @@ pub(crate) async fn upload(
 ) -> Result<(StatusCode, Json<CreateUploadResponse>), Problem> {
     let size = body.file_size;
     if let Some(size) = size {
-        app.refuse_too_large(size, &WorkerClass::default()).await?;
+        app.refuse_too_large(size, &body.options.worker_class).await?;
     }
     let asked = body.options.job_id;
     let spec_of = |id| {

@@ -72,7 +72,7 @@ fn fleets_of_overlapping_classes_make_machines_by_their_order() {
     let fleets = [fleet("default", 0, 3), fleet("default,large", 0, 9)];
     assert_eq!(jobs(&[("default", 5), ("large", 1)], &fleets), ["default 3", "default 2, large 1"]);
     // What no fleet can take is the share of the first one of its class.
-    assert_eq!(jobs(&[("default", 20), ("large", 1)], &fleets), ["default 11", "default 8, large 1"]);
+    assert_eq!(jobs(&[("default", 20), ("large", 1)], &fleets), ["default 12", "default 8, large 1"]);
     assert_eq!(jobs(&[("large", 20)], &fleets), ["", "large 20"]);
 }
 
