@@ -59,6 +59,10 @@ pub const FORMAT_VERSION: u32 = 1;
 /// alone, and do everything else.
 pub const SPLIT_VERSION: u32 = 3;
 
+/// The version of the records of jobs that not all workers may run, and of their parts. Versions of tcoder that know no
+/// classes of workers leave them alone, and do everything else.
+pub const CLASS_VERSION: u32 = 4;
+
 /// A job as clients see it: a snapshot of its record in Redis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

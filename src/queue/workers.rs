@@ -246,14 +246,15 @@ impl Queue {
         Ok(workers)
     }
 
-    /// Waits for a wake-up, at most `limit`. A wake-up is only a hint that claiming may succeed. The call blocks its
+    /// Waits for a wake-up of a worker of the classes of this handle, at most `limit`. A wake-up is only a hint that claiming may succeed. The call blocks its
     /// connection, so use a separate one ([`Queue::reconnect`]).
     ///
     /// # Errors
     /// If Redis fails.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn wait_for_wakeup(&self, limit: Duration) -> Result<(), QueueError> {
-        self.wait_for_bell("jobs:bell", limit).await.map(drop)
+        let bells = self.bells("jobs:bell", "jobs:bell:class:");
+        self.wait_for_bell(&bells, limit).await.map(drop)
     }
 
     /// Waits, at most `limit`, until a viewer waits for a part that no worker has claimed. Otherwise it is the same.
@@ -262,19 +263,31 @@ impl Queue {
     /// If Redis fails.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn wait_for_awaited_part(&self, limit: Duration) -> Result<(), QueueError> {
-        self.wait_for_bell("jobs:bell:awaited", limit).await.map(drop)
+        let bells = self.bells("jobs:bell:awaited", "jobs:bell:awaited:");
+        self.wait_for_bell(&bells, limit).await.map(drop)
     }
 
-    /// Waits until there is an entry of a bell, at most `limit`, and takes it.
+    /// The bells of the classes of this handle: the one of the default class, and those of others, by what stands in front of
+    /// their names.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn bells(&self, default: &str, others: &str) -> Vec<String> {
+        let bell = |class: &WorkerClass| {
+            if class.is_default() { default.to_owned() } else { format!("{others}{class}") }
+        };
+        self.classes.iter().map(bell).collect()
+    }
+
+    /// Waits until there is an entry of one of these bells, at most `limit`, and takes it.
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) async fn wait_for_bell(
         &self,
-        bell: &str,
+        bells: &[String],
         limit: Duration,
     ) -> Result<Option<String>, QueueError> {
         // 0 would mean forever.
         let seconds = limit.as_secs_f64().max(0.01);
-        let command = Command::new("BZPOPMIN").arg(self.key(bell)).arg(format!("{seconds:.3}"));
+        let bells = bells.iter().map(|bell| self.key(bell));
+        let command = Command::new("BZPOPMIN").args(bells).arg(format!("{seconds:.3}"));
         let reply = self.run_blocking(command, limit).await?;
         // The key, the entry and its score.
         Ok(reply.list().and_then(|list| list.get(1)?.text()).map(str::to_owned))

@@ -34,7 +34,7 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use crate::config::WorkerConfig;
-use crate::job::{AttemptId, Failure, WorkerClasses, WorkerId, space};
+use crate::job::{AttemptId, Failure, WorkerId, space};
 use crate::net::EgressPolicy;
 use crate::queue::{
     Claim, Claimable, NextClaim, Queue, QueueError, ServerClock, WorkerRecord, WorkerSandbox, backoff,
@@ -151,6 +151,7 @@ impl Worker {
         scratch::sweep(&config.scratch);
         let fetcher = Fetcher::new(EgressPolicy::allow_private(config.allow_private_urls))
             .map_err(|e| WorkerError::Machine(e.to_string()))?;
+        let queue = queue.for_classes(config.classes.clone());
         let clock = queue.clock().await?;
         let id = WorkerId::on(&config.machine);
         let heartbeat = Heartbeat::start(&queue, id.clone(), clock.clone())
@@ -170,7 +171,7 @@ impl Worker {
         };
         // A worker that is refused learns the reason from its first claim.
         worker.register().await?;
-        tracing::info!(worker = %worker.id, machine = worker.config.machine, ffmpeg = %tools.ffmpeg, "worker started");
+        tracing::info!(worker = %worker.id, machine = worker.config.machine, classes = %worker.config.classes, ffmpeg = %tools.ffmpeg, "worker started");
         Ok(worker)
     }
 
@@ -182,7 +183,7 @@ impl Worker {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_at: now,
-            worker_classes: WorkerClasses::default(),
+            worker_classes: self.config.classes.clone(),
             sandbox: Some(self.sandbox.clone()),
         };
         self.queue.register(&record, now).await

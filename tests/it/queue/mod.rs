@@ -1,6 +1,7 @@
 //! The queue on real Redis: random comparison with a model, exploration of the lease protocol, a soak test
 //! with crashes, and a named test for each fault.
 
+mod classes;
 mod clock;
 mod cluster;
 mod durability;

@@ -1,5 +1,6 @@
 //! The parts of a job that is encoded on several workers: the split, the completion of parts, and the finish.
 
+mod classes;
 mod costs;
 mod ends;
 mod failures;
@@ -126,7 +127,7 @@ fn remains(config: &RedisConfig, id: JobId) -> Vec<String> {
     let mut found: Vec<String> =
         redis::cmd("KEYS").arg(format!("{}*{id}*", config.prefix)).query(&mut redis).unwrap();
     found.retain(|key| *key != format!("{}jobs:status:{id}", config.prefix));
-    for set in ["jobs:pending", "jobs:scheduled", "jobs:leases"] {
+    for set in ["jobs:pending", "jobs:pending:large", "jobs:scheduled", "jobs:leases"] {
         let of_a_part = |(member, _): &(String, f64)| member.starts_with(&format!("{id}/"));
         found.extend(zset(&mut redis, config, set).into_iter().filter(of_a_part).map(|(member, _)| member));
     }
