@@ -43,7 +43,7 @@ fn record(name: &str, machine: &str) -> WorkerRecord {
         version: "0".into(),
         pid: 1,
         started_at: Millis(7),
-        worker_classes: tcoder::job::WorkerClasses::default(),
+        worker_classes: WorkerClasses::default(),
         sandbox: None,
     }
 }

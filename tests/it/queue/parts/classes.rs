@@ -70,8 +70,10 @@ async fn split_job_and_its_parts_stay_in_their_lane() {
     }
     assert_eq!((lane(&config, "large"), lane(&config, "default")), (vec![id.to_string()], vec![]));
     assert_eq!(finish(&queue, &claim(&large, &w).await.unwrap()).await, CompleteOutcome::Done);
-    assert_eq!(remains(&config, id), [""; 0]);
     assert_eq!(lane(&config, "large"), [""; 0]);
+    // That a sound was asked for is known for 5 s.
+    let is_left = |name: &String| !name.contains("jobs:asked:");
+    assert_eq!(remains(&config, id).into_iter().filter(is_left).collect::<Vec<_>>(), [""; 0]);
 }
 
 #[tokio::test]
