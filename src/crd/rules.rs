@@ -6,7 +6,9 @@ use kube::core::Rule;
 use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
 
 use crate::flyprovider::guest;
-use crate::job::{FailureAction, FailureCode, FailurePolicy, Preset, Quality, Still, WorkerClass, WorkerClasses};
+use crate::job::{
+    FailureAction, FailureCode, FailurePolicy, Preset, Quality, Still, WorkerClass, WorkerClasses,
+};
 
 /// An http(s) URL without user name and password, whose port, if it has one, is at most 65535.
 pub(crate) const PLAIN_URL: &str = concat!(
@@ -78,7 +80,8 @@ pub(crate) fn secret_key() -> Rule {
 }
 
 /// What the name of a class of workers must be.
-const WORKER_CLASS: &str = "1 to 40 small letters, digits and hyphens, such as large, and no hyphen at the beginning";
+const WORKER_CLASS: &str =
+    "1 to 40 small letters, digits and hyphens, such as large, and no hyphen at the beginning";
 
 /// A rule that a text is the name of a class of workers.
 pub(crate) fn worker_class() -> Rule {

@@ -253,7 +253,8 @@ fn classes_of_workers_are_names() {
             Value::Array(names) => names.iter().map(|name| name.as_str().unwrap().to_owned()).collect(),
             name => vec![name.as_str().unwrap().to_owned()],
         };
-        let pattern = jsonschema::validator_for(&json!({"pattern": crate::job::WorkerClass::PATTERN})).unwrap();
+        let pattern =
+            jsonschema::validator_for(&json!({"pattern": crate::job::WorkerClass::PATTERN})).unwrap();
         assert!(rules[0]["rule"].as_str().unwrap().contains(crate::job::WorkerClass::PATTERN), "{rules:?}");
         names.iter().any(|name| !pattern.is_valid(&json!(name)))
     };

@@ -14,8 +14,9 @@ use super::{
     Restart, Rootfs, StopConfig, StopSignal,
 };
 use crate::controller::fleet::{
-    CLASSES, Capabilities, Exit, IDLE_TIMEOUT, Launch, MAX_INPUT_BYTES, Machine, MachineDisk, MachineId, MachineOrder,
-    MachineProvider, MachineSize, MicroDollars, Phase, ProviderError, ProviderFailure, ProviderWords,
+    CLASSES, Capabilities, Exit, IDLE_TIMEOUT, Launch, MAX_INPUT_BYTES, Machine, MachineDisk, MachineId,
+    MachineOrder, MachineProvider, MachineSize, MicroDollars, Phase, ProviderError, ProviderFailure,
+    ProviderWords,
 };
 use crate::job::Millis;
 
@@ -222,7 +223,8 @@ mod tests {
     use crate::job::WorkerClasses;
 
     fn order(disk: Option<MachineDisk>, stays: bool) -> MachineOrder<'static> {
-        let classes: WorkerClasses = if stays { "default,large".parse().unwrap() } else { WorkerClasses::default() };
+        let classes: WorkerClasses =
+            if stays { "default,large".parse().unwrap() } else { WorkerClasses::default() };
         let launch = Launch { image: "image:1".to_owned(), disk, revision: None, stays, classes };
         let mut environment = BTreeMap::from([("A".to_owned(), "b".to_owned())]);
         environment.insert(IDLE_TIMEOUT.to_owned(), if stays { "0" } else { "300" }.to_owned());

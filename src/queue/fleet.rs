@@ -290,7 +290,8 @@ impl Queue {
         if large.is_empty() {
             return Ok(None);
         }
-        let class = |input: &&UploadedInput| Command::new("HGET").arg(self.status_key(input.job)).arg("class");
+        let class =
+            |input: &&UploadedInput| Command::new("HGET").arg(self.status_key(input.job)).arg("class");
         let mut commands: Vec<Command> = large.iter().map(class).collect();
         let classes = commands.len();
         commands.extend(self.read_fleets());
@@ -339,12 +340,8 @@ pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
     let time = |reply: &Reply| reply.int().filter(|at| *at >= 0).map(Millis);
     let class = |of: &[Reply]| {
         let number = |at: usize| u64::try_from(of[at].int()?).ok();
-        let view = ClassView {
-            pending: number(1)?,
-            parts: number(2)?,
-            due: number(3)?,
-            ready_since: time(&of[4]),
-        };
+        let view =
+            ClassView { pending: number(1)?, parts: number(2)?, due: number(3)?, ready_since: time(&of[4]) };
         Some((of[0].text()?.parse().ok()?, view))
     };
     let mut waiting: BTreeMap<_, _> = waiting.list()?.chunks_exact(5).map(class).collect::<Option<_>>()?;

@@ -76,8 +76,8 @@ impl FleetStatus {
 }
 
 impl FleetStatus {
-    /// Several fleets as one, for figures of all machines. It is paused if all are; its app and its plan are those of the
-    /// first.
+    /// Several fleets as one, for figures of all machines. It is paused if all are; its app, its classes and its plan
+    /// are those of the first.
     #[must_use]
     pub(crate) fn total(fleets: impl IntoIterator<Item = Self>) -> Option<Self> {
         fleets.into_iter().reduce(|mut sum, fleet| {

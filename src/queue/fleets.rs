@@ -218,7 +218,11 @@ mod tests {
         let names = (0..).map(|n| FleetName::of_pool(&format!("u{n}")));
         let fleets = Fleets { statuses: names.zip(statuses).collect(), ..Fleets::default() };
         let limit = |class: &str| fleets.input_limit(&class.parse().unwrap());
-        assert_eq!((limit("default"), limit("large")), (Some(10), Some(50)), "a fleet without machines has no worker");
+        assert_eq!(
+            (limit("default"), limit("large")),
+            (Some(10), Some(50)),
+            "a fleet without machines has no worker"
+        );
         assert_eq!((limit("small"), limit("huge")), (None, None));
     }
 }

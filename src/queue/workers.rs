@@ -44,11 +44,16 @@ pub(super) mod class_list {
 
     use super::{WorkerClass, WorkerClasses};
 
-    pub(in crate::queue) fn serialize<S: Serializer>(classes: &WorkerClasses, to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::queue) fn serialize<S: Serializer>(
+        classes: &WorkerClasses,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         to.collect_seq(classes.iter())
     }
 
-    pub(in crate::queue) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<WorkerClasses, D::Error> {
+    pub(in crate::queue) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<WorkerClasses, D::Error> {
         WorkerClasses::new(Vec::<WorkerClass>::deserialize(from)?).map_err(D::Error::custom)
     }
 }

@@ -100,6 +100,7 @@ fn busy(now: Millis) -> FleetStatus {
         ],
         machine_usd_per_hour: Some(0.25),
         billed_usd_per_hour: Some(0.5),
+        worker_classes: WorkerClasses::default(),
         max_input_bytes: Some(10_000_000_000),
     }
 }

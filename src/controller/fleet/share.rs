@@ -150,12 +150,7 @@ impl FleetCapacity {
 
     /// What these machines take of each of these classes: first jobs, of one class after the other, and with the machines that
     /// are left, parts.
-    fn taken_by<'a>(
-        &self,
-        which: Machines,
-        left: &WaitingByClass,
-        classes: &[&'a WorkerClass],
-    ) -> Taken<'a> {
+    fn taken_by<'a>(&self, which: Machines, left: &WaitingByClass, classes: &[&'a WorkerClass]) -> Taken<'a> {
         let machines = match which {
             Machines::Free => self.free,
             Machines::New => self.room,

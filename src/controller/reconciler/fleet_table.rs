@@ -190,7 +190,8 @@ mod tests {
     fn member_knows_only_the_fleets_that_matter_to_its_classes() {
         let table = FleetTable::default();
         let of = |since, classes: &str| FleetPolicy { classes: classes.parse().unwrap(), ..policy(since, 0) };
-        let (own, both, large, apart) = (of(1, "default"), of(2, "default,large"), of(3, "large"), of(4, "team"));
+        let (own, both, large, apart) =
+            (of(1, "default"), of(2, "default,large"), of(3, "large"), of(4, "team"));
         let mut member = join(&table, "own", &own);
         let _both = join(&table, "both", &both);
         let mut of_large = join(&table, "large", &large);
@@ -198,7 +199,8 @@ mod tests {
         // What the second one takes of the class large, it does not take of the default one.
         let others = member.others(&own.classes);
         assert_eq!(others.after, [FleetCapacity::unknown(&both), FleetCapacity::unknown(&large)]);
-        let classes: Vec<String> = others.with_classes(&own.classes).iter().map(ToString::to_string).collect();
+        let classes: Vec<String> =
+            others.with_classes(&own.classes).iter().map(ToString::to_string).collect();
         assert_eq!(classes, ["default", "large"]);
         assert_eq!(of_team.others(&apart.classes), OtherFleets::default());
         let idle = |n| FleetCapacity { idle: n, ..FleetCapacity::none(&large) };

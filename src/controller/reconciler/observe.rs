@@ -61,13 +61,7 @@ pub(crate) fn queue_view(
     let next_due = next.map(|at| since_then(view.now, at)).into_iter().chain(again).min();
     let when = |at: Millis| now.saturating_sub(since_then(at, view.now));
     let heard = view.heard.iter().map(|(machine, at)| (MachineId(machine.clone()), when(*at))).collect();
-    QueueView {
-        waiting: view.waiting.clone(),
-        next_due,
-        workers,
-        heard,
-        ..QueueView::default()
-    }
+    QueueView { waiting: view.waiting.clone(), next_due, workers, heard, ..QueueView::default() }
 }
 
 /// The machine that a worker runs on: as registered or, if its registration has expired, as its name says.
@@ -159,10 +153,15 @@ mod tests {
         let (queue, fresh, _) = seen(Some(9_000), large.clone());
         assert!(fresh && queue.next_due.is_none(), "{queue:?}");
         // It is told apart from a worker that takes that job, even if it waits for a longer time itself.
-        let waits = |pending, ms: i64| ClassView { pending, ready_since: Some(NOW.plus(-ms)), ..ClassView::default() };
+        let waits = |pending, ms: i64| ClassView {
+            pending,
+            ready_since: Some(NOW.plus(-ms)),
+            ..ClassView::default()
+        };
         let view = FleetView {
             now: NOW,
-            waiting: [(WorkerClass::default(), waits(1, 9_000)), ("large".parse().unwrap(), waits(2, 4_000))].into(),
+            waiting: [(WorkerClass::default(), waits(1, 9_000)), ("large".parse().unwrap(), waits(2, 4_000))]
+                .into(),
             workers: vec![worker(60_000, None), PoolWorker { worker: WorkerId("m2-1".into()), ..large }],
             ..FleetView::default()
         };

@@ -207,7 +207,10 @@ mod tests {
         let of_fly = |fly: serde_json::Value| serde_json::json!({"provider": {"fly": fly}});
         for (field, spec) in [
             ("spec.workerClasses", serde_json::json!({"workerClasses": []})),
-            ("spec.workerClasses", serde_json::json!({"workerClasses": ["a", "b", "c", "d", "e", "f", "g", "h", "i"]})),
+            (
+                "spec.workerClasses",
+                serde_json::json!({"workerClasses": ["a", "b", "c", "d", "e", "f", "g", "h", "i"]}),
+            ),
             ("spec.min", serde_json::json!({"min": 3, "max": 2})),
             ("spec.max", serde_json::json!({"max": 0})),
             ("spec.jobsPerMachine", serde_json::json!({"jobsPerMachine": -1})),

@@ -8,6 +8,7 @@ mod durability;
 mod failover;
 mod faults;
 mod fleet;
+mod fleet_classes;
 mod half_open;
 mod lease_model;
 mod life;

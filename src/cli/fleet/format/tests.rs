@@ -340,4 +340,6 @@ fn fleets_have_titles_if_there_are_several() {
     let titles: Vec<_> = both.fleets().filter_map(|fleet| title(&both, fleet)).collect();
     assert_eq!(titles, ["app films", "\nWorkerPool films/base"]);
     assert!(source(&pods, NOW).starts_with("WorkerPool films/base;"), "{}", source(&pods, NOW));
+    let large = FleetStatus { worker_classes: "large,huge".parse().unwrap(), ..pods };
+    assert_eq!(title(&both, &large).unwrap(), "\nWorkerPool films/base, for jobs of huge,large");
 }

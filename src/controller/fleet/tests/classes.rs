@@ -30,7 +30,9 @@ fn class(name: &str) -> WorkerClass {
 
 /// Jobs and parts that wait, by their class.
 fn waiting(of: &[(&str, u64, u64)]) -> WaitingByClass {
-    WaitingByClass(of.iter().map(|(name, jobs, parts)| (class(name), Waiting { jobs: *jobs, parts: *parts })).collect())
+    WaitingByClass(
+        of.iter().map(|(name, jobs, parts)| (class(name), Waiting { jobs: *jobs, parts: *parts })).collect(),
+    )
 }
 
 /// The share of each fleet in each class, in their order.

@@ -183,7 +183,11 @@ impl World {
             waiting.insert(class.clone(), view);
         }
         if let (1.., Ok(class)) = (self.of_another_class, "another".parse()) {
-            let view = ClassView { pending: self.of_another_class, ready_since: Some(millis(0)), ..ClassView::default() };
+            let view = ClassView {
+                pending: self.of_another_class,
+                ready_since: Some(millis(0)),
+                ..ClassView::default()
+            };
             waiting.insert(class, view);
         }
         waiting
