@@ -12,8 +12,9 @@ use tcoder::controller::fleet::{
     Capabilities, FleetPolicy, FleetState, MachineId, MachineList, Moment, Observation, QueueView, Slot,
     WorkerView, plan,
 };
-use tcoder::job::WorkerId;
+use tcoder::job::{WorkerClass, WorkerId};
 use tcoder::podprovider;
+use tcoder::queue::ClassView;
 
 use crate::Figures;
 use crate::fleet::wants;
@@ -54,7 +55,11 @@ fn reconcile() -> f64 {
         retired: false,
     };
     let queue = QueueView {
-        pending: u64::from(PODS) / 2,
+        waiting: [(
+            WorkerClass::default(),
+            ClassView { pending: u64::from(PODS) / 2, ..ClassView::default() },
+        )]
+        .into(),
         workers: slots.iter().map(worker).collect(),
         heard: BTreeMap::new(),
         ..QueueView::default()

@@ -81,6 +81,7 @@ pub async fn enter(queue: &Queue) -> (WorkerId, tcoder::queue::ServerClock) {
         version: "0".into(),
         pid: 1,
         started_at: clock.now(),
+        worker_classes: tcoder::job::WorkerClasses::default(),
         sandbox: None,
     };
     assert!(queue.register(&record, clock.now()).await.unwrap());

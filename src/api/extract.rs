@@ -8,7 +8,7 @@ use url::Url;
 
 use super::Problem;
 use crate::job::{
-    JobId, KeyPrefix, Ladder, ObjectKey, Parallelism, Preset, Priority, Scope, Stills, TokenName,
+    JobId, KeyPrefix, Ladder, ObjectKey, Parallelism, Preset, Priority, Scope, Stills, TokenName, WorkerClass,
 };
 use crate::storage::MediaType;
 
@@ -35,6 +35,7 @@ const OPTION_NAMES: &[&str] = &[
     "maxAttempts",
     "deadlineSeconds",
     "parallelism",
+    "workerClass",
 ];
 
 /// A JSON body. Errors name the invalid field.
@@ -118,6 +119,7 @@ fn check_field(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
         "priority" => check::<Priority>(name, value),
         "stills" => check::<Stills>(name, value),
         "parallelism" => check::<Parallelism>(name, value),
+        "workerClass" => check::<WorkerClass>(name, value),
         "fileSize" => check::<Option<u64>>(name, value),
         "contentType" if value == "" => Ok(()),
         "contentType" => check::<Option<MediaType>>(name, value),

@@ -15,7 +15,7 @@ use super::extract::{Body, parse_job_id};
 use super::requests::{CreateJobRequest, CreateUploadRequest, CreateUploadResponse, SubmissionLimits};
 use super::{AppState, Problem, RequestOrigin, caller_trace};
 use crate::hex::hex;
-use crate::job::{Input, Job, JobId, JobSpec, State as JobState, space};
+use crate::job::{Input, Job, JobId, JobSpec, State as JobState, WorkerClass, space};
 use crate::net::EgressPolicy;
 use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, SubmitMode, SubmitOutcome};
 use crate::storage::urls::{UPLOAD_WINDOW, now_millis, upload_ends};
@@ -124,11 +124,11 @@ impl AppState {
 
 impl AppState {
     /// Rejects an upload that is larger than any worker accepts, if that limit is known.
-    async fn refuse_too_large(&self, size: u64) -> Result<(), Problem> {
+    async fn refuse_too_large(&self, size: u64, class: &WorkerClass) -> Result<(), Problem> {
         if size > MAX_OBJECT_BYTES {
             return Err(Problem::field("fileSize", "an upload has at most 5 TiB"));
         }
-        let limit = self.queue.input_limit(size).await?;
+        let limit = self.queue.input_limit(size, class).await?;
         match limit.and_then(|limit| space::check_input(size, limit).err()) {
             Some(too_large) => Err(Problem::field("fileSize", too_large.message)),
             None => Ok(()),
@@ -146,7 +146,7 @@ pub(crate) async fn upload(
 ) -> Result<(StatusCode, Json<CreateUploadResponse>), Problem> {
     let size = body.file_size;
     if let Some(size) = size {
-        app.refuse_too_large(size).await?;
+        app.refuse_too_large(size, &body.options.worker_class).await?;
     }
     let asked = body.options.job_id;
     let spec_of = |id| {

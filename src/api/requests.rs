@@ -10,7 +10,8 @@ use url::Url;
 use super::extract::Fields;
 use super::{Multipart, Problem};
 use crate::job::{
-    Input, JobId, JobLimits, JobSpec, Ladder, Millis, ObjectKey, Parallelism, Preset, Priority, State, Stills,
+    Input, JobId, JobLimits, JobSpec, Ladder, Millis, ObjectKey, Parallelism, Preset, Priority, State,
+    Stills, WorkerClass,
 };
 use crate::net::{self, EgressPolicy};
 use crate::storage::{MAX_OBJECT_BYTES, MediaType};
@@ -47,6 +48,9 @@ pub struct JobOptions {
     /// for, or at most this number; 1 means that it is not split.
     #[serde(skip_serializing_if = "Parallelism::is_auto")]
     pub parallelism: Parallelism,
+    /// The class of the workers that may run the job. It waits until there is one that takes jobs of this class.
+    #[serde(skip_serializing_if = "WorkerClass::is_default")]
+    pub worker_class: WorkerClass,
 }
 
 /// `POST /api/upload`: a job whose video the client will upload.
@@ -158,6 +162,7 @@ impl JobOptions {
         spec.max_attempts = self.max_attempts.unwrap_or_else(|| rules.limits.default_attempts());
         spec.deadline_seconds = self.deadline_seconds.unwrap_or_else(|| rules.limits.default_deadline());
         spec.parallelism = self.parallelism;
+        spec.worker_class = self.worker_class;
         let spec = spec.checked(&rules.limits).map_err(|e| Problem::field(e.field(), e.to_string()))?;
         if let Some(url) = &spec.webhook_url {
             net::check_url(rules.guard, url).map_err(|e| Problem::field("webhookUrl", e.to_string()))?;
@@ -238,6 +243,7 @@ mod tests {
             (r#"{"webhookUrl":"nope"}"#, "webhookUrl"),
             (r#"{"priority":101}"#, "priority"),
             (r#"{"maxAttempts":-1}"#, "maxAttempts"),
+            (r#"{"workerClass":"Large"}"#, "workerClass"),
             (r#"{"outputQualitys":[]}"#, "outputQualitys"),
             (r#"{"fileName":7}"#, "fileName"),
             (r#"{"contentType":"film"}"#, "contentType"),

@@ -9,7 +9,9 @@ use url::{Host, Url};
 use super::choices::{self, ChoicesList};
 use crate::config::registry::help;
 use crate::config::{BaseUrl, Role};
-use crate::job::{JobId, KeyPrefix, Ladder, Parallelism, Preset, Priority, Scope, State, Stills, TokenName};
+use crate::job::{
+    JobId, KeyPrefix, Ladder, Parallelism, Preset, Priority, Scope, State, Stills, TokenName, WorkerClass,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -283,6 +285,9 @@ pub(super) struct SubmitArgs {
     /// How many chunks of a long video are encoded at once: auto, or at most 1 to 256; 1 does not split it
     #[arg(long, value_name = "N", default_value = "auto")]
     pub parallelism: Parallelism,
+    /// Class of the workers that may run the job; it waits until there is one that takes jobs of this class
+    #[arg(long, value_name = "CLASS", default_value = WorkerClass::DEFAULT)]
+    pub worker_class: WorkerClass,
     /// URL to which the server POSTs the result, signed, when the job ends
     #[arg(long, value_name = "URL")]
     pub webhook: Option<Url>,

@@ -21,6 +21,7 @@ pub(crate) async fn run(args: SubmitArgs) -> Result<(), CliError> {
         webhook_url: args.webhook.clone(),
         priority: args.priority,
         parallelism: args.parallelism,
+        worker_class: args.worker_class.clone(),
         ..JobOptions::default()
     };
     let id = match web_address(&args.input) {

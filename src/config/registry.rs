@@ -19,7 +19,7 @@ use super::setting::DefaultValue::{Derived, Required, Unset, Value};
 use super::setting::Role::{self, Api, CommandLine, Controller, Edge, Operator, Up, Worker};
 use super::setting::{self, Description, Setting};
 use super::{BaseUrl, Certificates, SandboxMode};
-use crate::job::Priority;
+use crate::job::{Priority, WorkerClass, WorkerClasses};
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use document::help;
@@ -208,6 +208,13 @@ pub static WORKER_IDLE_TIMEOUT: Setting<Duration> = Setting::new(
     &[Up, Worker, Controller, Edge],
     "seconds without a job after which a worker exits, 2 at most after parts of a split video; 0: never",
     setting::seconds,
+);
+pub static WORKER_CLASSES: Setting<WorkerClasses> = Setting::new(
+    "WORKER_CLASSES",
+    Value(WorkerClass::DEFAULT),
+    &[Up, Worker, Controller, Edge],
+    "classes of the jobs that a worker takes, comma-separated, 8 at most; a job names one as its `workerClass`",
+    parse::worker_classes,
 );
 pub static WORKER_TTL: Setting<Duration> = Setting::new(
     "WORKER_TTL",
@@ -663,6 +670,7 @@ pub static GROUPS: &[Group] = &[
         text: "The controller passes them to the machines it starts. Keep them out of the Fly app's secrets, which take precedence.",
         settings: &[
             &WORKER_IDLE_TIMEOUT.about,
+            &WORKER_CLASSES.about,
             &WORKER_TTL.about,
             &WORKER_MAX_JOBS.about,
             &WORKER_MAX_FAILURES.about,

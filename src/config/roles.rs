@@ -13,13 +13,13 @@ use super::registry::{
     FLY_API_HOSTNAME, FLY_API_TOKEN, FLY_MACHINE_ID, FLY_WORKER_APP, HOSTNAME, JOB_MAX_ATTEMPTS,
     JOB_MAX_DEADLINE_SECONDS, JOB_MAX_PRIORITY, R2_ACCESS_KEY_ID, R2_ACCOUNT_ID, R2_ENDPOINT,
     R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME, R2_PUBLIC_URL, R2_REGION, R2_SECRET_ACCESS_KEY,
-    REDIS_CA_CERT, REDIS_KEY_PREFIX, REDIS_URL, WORKER_CHUNKS, WORKER_DISK_BYTES, WORKER_IDLE_TIMEOUT,
-    WORKER_MAX_FAILURES, WORKER_MAX_INPUT_BYTES, WORKER_MAX_INPUT_PIXELS, WORKER_MAX_INPUT_SECONDS,
-    WORKER_MAX_INPUT_STREAMS, WORKER_MAX_JOBS, WORKER_SANDBOX, WORKER_SCRATCH_DIR, WORKER_STALL_TIMEOUT,
-    WORKER_TTL,
+    REDIS_CA_CERT, REDIS_KEY_PREFIX, REDIS_URL, WORKER_CHUNKS, WORKER_CLASSES, WORKER_DISK_BYTES,
+    WORKER_IDLE_TIMEOUT, WORKER_MAX_FAILURES, WORKER_MAX_INPUT_BYTES, WORKER_MAX_INPUT_PIXELS,
+    WORKER_MAX_INPUT_SECONDS, WORKER_MAX_INPUT_STREAMS, WORKER_MAX_JOBS, WORKER_SANDBOX, WORKER_SCRATCH_DIR,
+    WORKER_STALL_TIMEOUT, WORKER_TTL,
 };
 use super::{BaseUrl, Certificates, ConfigError, ConfigErrors, Env, SandboxMode};
-use crate::job::{InputLimits, JobLimits, space};
+use crate::job::{InputLimits, JobLimits, WorkerClasses, space};
 
 /// The settings of Redis.
 #[derive(Clone, Debug)]
@@ -176,6 +176,8 @@ pub struct WorkerConfig {
     pub max_jobs: u32,
     /// It exits after this many consecutive failed attempts that the file did not cause; zero means no limit.
     pub max_failures: u32,
+    /// The classes of the jobs that it takes.
+    pub classes: WorkerClasses,
     /// Number of chunks of split videos that it encodes at once.
     pub chunks: usize,
     /// Folder for the files of the current job.
@@ -251,6 +253,7 @@ impl WorkerConfig {
         let ttl = errors.keep(env.require(&WORKER_TTL));
         let max_jobs = errors.keep(env.require(&WORKER_MAX_JOBS));
         let max_failures = errors.keep(env.require(&WORKER_MAX_FAILURES));
+        let classes = errors.keep(env.require(&WORKER_CLASSES));
         let chunks = errors.keep(env.get(&WORKER_CHUNKS)).flatten();
         let scratch = errors.keep(env.get(&WORKER_SCRATCH_DIR)).flatten();
         let input_limits = errors.keep(read_input_limits(env));
@@ -265,6 +268,7 @@ impl WorkerConfig {
                 ttl: ttl?,
                 max_jobs: max_jobs?,
                 max_failures: max_failures?,
+                classes: classes?,
                 chunks: chunks.map_or_else(cores, |chunks| usize::try_from(chunks).unwrap_or(usize::MAX)),
                 scratch: scratch.map_or_else(std::env::temp_dir, Into::into),
                 max_input_bytes,
@@ -491,6 +495,15 @@ mod tests {
         assert!(error.to_string().starts_with("WORKER_TTL"), "{error}");
         let error = WorkerConfig::read(&env(&[("WORKER_STALL_TIMEOUT", "0")])).unwrap_err();
         assert!(error.to_string().starts_with("WORKER_STALL_TIMEOUT"), "{error}");
+    }
+
+    #[test]
+    fn worker_takes_jobs_of_the_default_class_unless_it_names_others() {
+        let read = |pairs| WorkerConfig::read(&env(pairs)).map(|config| config.classes.to_string());
+        assert_eq!(read(&[]).unwrap(), "default");
+        assert_eq!(read(&[("WORKER_CLASSES", "large, default")]).unwrap(), "default,large");
+        let error = read(&[("WORKER_CLASSES", "Large")]).unwrap_err().to_string();
+        assert!(error.starts_with("WORKER_CLASSES") && error.contains("lower-case"), "{error}");
     }
 
     #[test]

@@ -156,6 +156,7 @@ fn mirror_of(job: &Job, namespace: &str) -> Option<TranscodeJob> {
         qualities: (!rungs.is_empty()).then(|| rungs.to_vec()),
         stills: (!job.spec.stills.is_empty()).then(|| job.spec.stills.into()),
         priority: i32::try_from(job.spec.priority.get()).unwrap_or(0),
+        worker_class: job.spec.worker_class.clone(),
         backoff_limit: i32::try_from(job.spec.max_attempts.saturating_sub(1)).unwrap_or(0),
         parallelism: (!job.spec.parallelism.is_auto()).then_some(job.spec.parallelism),
         ttl_seconds_after_finished: TTL_SECONDS,
@@ -181,6 +182,7 @@ mod tests {
         let mut spec =
             JobSpec::new(Input::Key("a.mp4".parse().unwrap()), Preset::Hls, "360p".parse().unwrap());
         spec.origin = origin;
+        spec.worker_class = "large".parse().unwrap();
         let job = serde_json::json!({
             "jobId": "01890a5d-ac96-774b-bcce-b302099a8057", "status": "queued", "attempt": 0, "epoch": 0,
             "progress": 0.0, "timestamps": {}, "inputKey": "a.mp4",
@@ -200,7 +202,7 @@ mod tests {
             assert_eq!(labels[ORIGIN_LABEL], name);
             assert_eq!(labels[JOB_ID_LABEL], "01890a5d-ac96-774b-bcce-b302099a8057");
             assert_eq!(object.spec.input.key.as_deref(), Some("a.mp4"));
-            assert_eq!(object.spec.backoff_limit, 2);
+            assert_eq!((object.spec.backoff_limit, object.spec.worker_class.as_str()), (2, "large"));
         }
     }
 }

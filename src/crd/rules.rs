@@ -6,7 +6,9 @@ use kube::core::Rule;
 use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
 
 use crate::flyprovider::guest;
-use crate::job::{FailureAction, FailureCode, FailurePolicy, Preset, Quality, Still};
+use crate::job::{
+    FailureAction, FailureCode, FailurePolicy, Preset, Quality, Still, WorkerClass, WorkerClasses,
+};
 
 /// An http(s) URL without user name and password, whose port, if it has one, is at most 65535.
 pub(crate) const PLAIN_URL: &str = concat!(
@@ -77,6 +79,22 @@ pub(crate) fn secret_key() -> Rule {
     )
 }
 
+/// What the name of a class of workers must be.
+const WORKER_CLASS: &str =
+    "1 to 40 small letters, digits and hyphens, such as large, and no hyphen at the beginning";
+
+/// A rule that a text is the name of a class of workers.
+pub(crate) fn worker_class() -> Rule {
+    Rule::new(format!("self.matches(r'{}')", WorkerClass::PATTERN))
+        .message(&*format!("workerClass must be the name of a class of workers: {WORKER_CLASS}"))
+}
+
+/// A rule that all texts of a list are names of classes of workers.
+pub(crate) fn worker_classes() -> Rule {
+    Rule::new(format!("self.all(name, name.matches(r'{}'))", WorkerClass::PATTERN))
+        .message(&*format!("workerClasses must be names of classes of workers: {WORKER_CLASS}"))
+}
+
 /// A rule that an image has no spaces; the registry knows the rest.
 pub(crate) fn image() -> Rule {
     matches(r"^\S+$", "image must be a reference such as ghcr.io/tcoder/tcoder-worker:0.1.0, without spaces")
@@ -129,6 +147,23 @@ pub(crate) fn pods_have_image() -> Rule {
         "!has(self.provider) || !has(self.provider.pods) || has(self.image) || has(self.provider.pods.template)",
     )
     .message("a pool of pods needs the worker image: set image, such as ghcr.io/tcoder/tcoder-worker:0.1.0")
+}
+
+/// The name of a class of workers. A rule says what it must be; the length bounds the estimated cost of that.
+pub(crate) fn class_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "maxLength": 40, "default": WorkerClass::DEFAULT})
+}
+
+/// A list of distinct names of classes of workers.
+pub(crate) fn class_names(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": WorkerClasses::MAX,
+        "x-kubernetes-list-type": "set",
+        "items": {"type": "string", "maxLength": 40},
+        "default": [WorkerClass::DEFAULT],
+    })
 }
 
 /// The template of a pod. The API server checks the spec when a pod is created; the schema contains only what differs

@@ -64,6 +64,7 @@ fn what_a_job_does_is_fixed_and_when_it_does_it_is_not() {
         ("input", with("input", json!({"upload": {}}))),
         ("preset", with("preset", json!("default"))),
         ("priority", with("priority", json!(1))),
+        ("workerClass", with("workerClass", json!("large"))),
         ("backoffLimit", with("backoffLimit", json!(0))),
         ("qualities", with("qualities", json!(["720p"]))),
         ("qualities", without("qualities")),
@@ -165,13 +166,13 @@ fn what_is_left_out_has_a_default_in_the_schema_and_the_same_in_code() {
     let said = job(json!({"input": {"key": "a.mp4"}})).spec;
     let said = serde_json::to_value(said).unwrap();
     let properties = schema(&jobs)["properties"]["spec"]["properties"].clone();
-    for field in ["preset", "priority", "suspend", "backoffLimit", "ttlSecondsAfterFinished"] {
+    for field in ["preset", "priority", "workerClass", "suspend", "backoffLimit", "ttlSecondsAfterFinished"] {
         assert_eq!(properties[field]["default"], said[field], "{field}");
         assert!(!said[field].is_null(), "{field}");
     }
     let said = serde_json::to_value(pool(json!({})).spec).unwrap();
     let properties = schema(&pools)["properties"]["spec"]["properties"].clone();
-    for field in ["min", "max", "jobsPerMachine", "idleTimeoutSeconds", "paused"] {
+    for field in ["workerClasses", "min", "max", "jobsPerMachine", "idleTimeoutSeconds", "paused"] {
         assert_eq!(properties[field]["default"], said[field], "{field}");
         assert!(!said[field].is_null(), "{field}");
     }
@@ -236,6 +237,36 @@ fn texts_that_cannot_be_used_are_rejected_with_what_is_wanted() {
     pool(json!({"image": "registry.example/worker:1"})).validate_cel().unwrap();
     let error = pool(json!({"image": "worker 1"})).validate_cel().unwrap_err().to_string();
     assert!(error.contains("without spaces"), "{error}");
+}
+
+#[test]
+fn classes_of_workers_are_names() {
+    // Whatever the rules reject cannot be read either, so that it is given to them as a text.
+    let rejected = |of: Value, rule: &str| {
+        let [jobs, pools] = all();
+        let crd = if rule == "workerClass" { jobs } else { pools };
+        let field = &schema(&crd)["properties"]["spec"]["properties"][rule];
+        let rules = field["x-kubernetes-validations"].as_array().unwrap();
+        assert_eq!(rules.len(), 1, "{rule}");
+        assert!(rules[0]["message"].as_str().unwrap().starts_with(&format!("{rule} must be")), "{rules:?}");
+        let names: Vec<String> = match of {
+            Value::Array(names) => names.iter().map(|name| name.as_str().unwrap().to_owned()).collect(),
+            name => vec![name.as_str().unwrap().to_owned()],
+        };
+        let pattern =
+            jsonschema::validator_for(&json!({"pattern": crate::job::WorkerClass::PATTERN})).unwrap();
+        assert!(rules[0]["rule"].as_str().unwrap().contains(crate::job::WorkerClass::PATTERN), "{rules:?}");
+        names.iter().any(|name| !pattern.is_valid(&json!(name)))
+    };
+    for (name, is_name) in
+        [("large", true), ("4k-hdr", true), ("-large", false), ("Large", false), ("a b", false), ("", false)]
+    {
+        assert_eq!(name.parse::<crate::job::WorkerClass>().is_ok(), is_name, "{name:?}");
+        assert_eq!(rejected(json!(name), "workerClass"), !is_name, "{name:?}");
+        assert_eq!(rejected(json!(["default", name]), "workerClasses"), !is_name, "{name:?}");
+    }
+    job(json!({"input": {"key": "a.mp4"}, "workerClass": "large"})).validate_cel().unwrap();
+    pool(json!({"workerClasses": ["default", "large"]})).validate_cel().unwrap();
 }
 
 #[test]

@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules;
-use crate::job::{FailureAction, FailureCode, Output, Parallelism, Preset, Quality, Still};
+use crate::job::{FailureAction, FailureCode, Output, Parallelism, Preset, Quality, Still, WorkerClass};
 
 /// The transcoding of one video.
 ///
@@ -57,6 +57,7 @@ use crate::job::{FailureAction, FailureCode, Output, Parallelism, Preset, Qualit
 #[x_kube(validation = rules::unchanged("input"))]
 #[x_kube(validation = rules::unchanged("preset"))]
 #[x_kube(validation = rules::unchanged("priority"))]
+#[x_kube(validation = rules::unchanged("workerClass"))]
 #[x_kube(validation = rules::unchanged("backoffLimit"))]
 #[x_kube(validation = rules::unchanged_option("qualities"))]
 #[x_kube(validation = rules::unchanged_option("stills"))]
@@ -86,6 +87,12 @@ pub struct TranscodeJobSpec {
     #[serde(default)]
     #[schemars(range(min = -100, max = 100))]
     pub priority: i32,
+    /// The class of the workers that may run the job. Until there is a worker of that class, it waits. Which classes the
+    /// machines of a pool have, its WorkerPool says.
+    #[serde(default)]
+    #[schemars(schema_with = "rules::class_name")]
+    #[x_kube(validation = rules::worker_class())]
+    pub worker_class: WorkerClass,
     /// The address that receives a signed POST request when the job ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<WebhookSpec>,
@@ -136,6 +143,7 @@ impl TranscodeJobSpec {
             qualities: None,
             stills: None,
             priority: 0,
+            worker_class: WorkerClass::default(),
             webhook: None,
             suspend: false,
             managed_by: None,

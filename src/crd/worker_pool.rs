@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::rules;
 use crate::config::registry::{JOBS_PER_MACHINE, MAX_MACHINES, WORKER_IDLE_TIMEOUT};
 use crate::flyprovider::ROOTFS_MAX_GB;
+use crate::job::{InvalidWorkerClasses, WorkerClass, WorkerClasses};
 
 /// The number and kind of the machines that run workers.
 ///
@@ -60,6 +61,11 @@ pub struct WorkerPoolSpec {
     /// for them, the pool with the higher priority first, and of two with the same the older one.
     #[serde(default)]
     pub priority: i32,
+    /// The classes of the jobs that its machines take, 1 to 8. Machines are made only for jobs of these classes.
+    #[serde(default = "default_classes")]
+    #[schemars(schema_with = "rules::class_names")]
+    #[x_kube(validation = rules::worker_classes())]
+    pub worker_classes: Vec<WorkerClass>,
     /// Minimum number of running machines.
     #[serde(default)]
     #[schemars(range(min = 0, max = 10_000))]
@@ -92,6 +98,20 @@ pub struct WorkerPoolSpec {
     /// reported.
     #[serde(default)]
     pub paused: bool,
+}
+
+impl WorkerPoolSpec {
+    /// The classes of the jobs that its machines take.
+    ///
+    /// # Errors
+    /// If there is none, or there are too many.
+    pub fn classes(&self) -> Result<WorkerClasses, InvalidWorkerClasses> {
+        WorkerClasses::new(self.worker_classes.iter().cloned())
+    }
+}
+
+fn default_classes() -> Vec<WorkerClass> {
+    vec![WorkerClass::default()]
 }
 
 // The defaults of the settings. The limits of the schema would reject a value out of range.

@@ -43,7 +43,7 @@ pub async fn queue(messages: RawMessageIter, env: worker::Env) {
     let mut left = SubrequestBudget(context.settings.subrequests);
     let largest = inputs.iter().map(|input| input.size).max().unwrap_or(0);
     if context.queue.policy().max_input_bytes.is_none() && largest > space::ALWAYS_FITS && left.take(1) {
-        match context.queue.input_limit(largest).await {
+        match context.queue.input_limit_of(&inputs).await {
             Ok(limit) => context.queue = context.queue.clone().with_max_input_bytes(limit),
             Err(error) => {
                 tracing::warn!(%error, messages = inputs.len(), "could not read the limit of inputs; the messages are redelivered");

@@ -83,8 +83,10 @@ impl Minute {
         if !left.take(1) {
             return Ok(true);
         }
-        let view = self.context.queue.fleet_view().await?;
-        let is_quiet = view.pending + view.due == 0 && view.workers.is_empty();
+        let policy = self.reconciler.as_ref().map(|reconciler| &reconciler.policy);
+        let classes = policy.map(|policy| policy.classes.clone()).unwrap_or_default();
+        let view = self.context.queue.fleet_view(&classes).await?;
+        let is_quiet = !view.has_work() && view.workers.is_empty();
         let Some(reconciler) = &self.reconciler else { return Ok(is_quiet) };
         if is_quiet && reconciler.policy.min == 0 && !full {
             return Ok(true);

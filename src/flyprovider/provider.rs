@@ -14,8 +14,9 @@ use super::{
     Restart, Rootfs, StopConfig, StopSignal,
 };
 use crate::controller::fleet::{
-    Capabilities, Exit, IDLE_TIMEOUT, Launch, MAX_INPUT_BYTES, Machine, MachineDisk, MachineId, MachineOrder,
-    MachineProvider, MachineSize, MicroDollars, Phase, ProviderError, ProviderFailure, ProviderWords,
+    CLASSES, Capabilities, Exit, IDLE_TIMEOUT, Launch, MAX_INPUT_BYTES, Machine, MachineDisk, MachineId,
+    MachineOrder, MachineProvider, MachineSize, MicroDollars, Phase, ProviderError, ProviderFailure,
+    ProviderWords,
 };
 use crate::job::Millis;
 
@@ -116,6 +117,8 @@ fn launch(config: MachineConfig) -> Launch {
         disk,
         revision: None,
         stays: idle_timeout.is_none_or(|seconds| seconds == "0"),
+        // A machine that was made before there were classes takes jobs of the default one.
+        classes: config.env.get(CLASSES).and_then(|names| names.parse().ok()).unwrap_or_default(),
         image: config.image,
     }
 }
@@ -217,11 +220,17 @@ mod tests {
 
     use super::*;
     use crate::controller::fleet::{Condition, ListFailure};
+    use crate::job::WorkerClasses;
 
     fn order(disk: Option<MachineDisk>, stays: bool) -> MachineOrder<'static> {
-        let launch = Launch { image: "image:1".to_owned(), disk, revision: None, stays };
+        let classes: WorkerClasses =
+            if stays { "default,large".parse().unwrap() } else { WorkerClasses::default() };
+        let launch = Launch { image: "image:1".to_owned(), disk, revision: None, stays, classes };
         let mut environment = BTreeMap::from([("A".to_owned(), "b".to_owned())]);
         environment.insert(IDLE_TIMEOUT.to_owned(), if stays { "0" } else { "300" }.to_owned());
+        if stays {
+            environment.insert(CLASSES.to_owned(), launch.classes.to_string());
+        }
         environment.extend(disk.map(|disk| (MAX_INPUT_BYTES.to_owned(), disk.max_input.to_string())));
         MachineOrder {
             name: "clips-worker-01",

@@ -19,6 +19,7 @@ mod state;
 mod task;
 mod time;
 mod token;
+mod worker_class;
 
 pub use entry::EntryKind;
 pub use failure::{Failure, FailureCode, PartFailure};
@@ -44,6 +45,7 @@ pub use token::{
     InvalidKeyPrefix, InvalidScope, InvalidTokenName, KeyPrefix, ReachedLimit, Scope, Token, TokenLimits,
     TokenName,
 };
+pub use worker_class::{InvalidWorkerClass, InvalidWorkerClasses, WorkerClass, WorkerClasses};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -56,6 +58,10 @@ pub const FORMAT_VERSION: u32 = 1;
 /// The version of the records of split jobs and their parts. Versions of tcoder that know only whole jobs leave them
 /// alone, and do everything else.
 pub const SPLIT_VERSION: u32 = 3;
+
+/// The version of the records of jobs that not all workers may run, and of their parts. Versions of tcoder that know no
+/// classes of workers leave them alone, and do everything else.
+pub const CLASS_VERSION: u32 = 4;
 
 /// A job as clients see it: a snapshot of its record in Redis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

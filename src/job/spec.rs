@@ -10,6 +10,7 @@ use super::key::ObjectKey;
 use super::preset::Preset;
 use super::quality::Ladder;
 use super::task::Parallelism;
+use super::worker_class::WorkerClass;
 
 /// The source of the video. In JSON this is one of `inputKey` and `inputUrl`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -202,6 +203,9 @@ pub struct JobSpec {
     /// How many chunks of the video are encoded at once.
     #[serde(default, skip_serializing_if = "Parallelism::is_auto")]
     pub parallelism: Parallelism,
+    /// The class of the workers that may run it.
+    #[serde(default, skip_serializing_if = "WorkerClass::is_default")]
+    pub worker_class: WorkerClass,
     /// How it was submitted.
     #[serde(default)]
     pub origin: Origin,
@@ -303,6 +307,7 @@ impl JobSpec {
             deadline_seconds: Self::default_deadline(),
             failure_policy: FailurePolicy::default(),
             parallelism: Parallelism::default(),
+            worker_class: WorkerClass::default(),
             origin: Origin::default(),
         }
     }

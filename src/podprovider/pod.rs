@@ -12,6 +12,7 @@ use super::template::{DISK_BYTES, PodTemplate};
 use super::{LAUNCH_ANNOTATION, POOL_LABEL, POOL_UID_LABEL};
 use crate::controller::fleet::{Launch, MachineId, MachineOrder, MachineSize};
 use crate::crd::WorkerPool;
+use crate::job::WorkerClasses;
 
 /// Maximum length of a label's value.
 const MAX_LABEL: usize = 63;
@@ -26,13 +27,16 @@ struct LaunchRecord {
     revision: Option<String>,
     stays: bool,
     size: MachineSize,
+    /// Pods of versions without classes take jobs of the default one.
+    #[serde(default)]
+    classes: WorkerClasses,
 }
 
 /// The launch and the size of a pod, if its annotation has them.
 pub(super) fn launch_of(pod: &Pod) -> Option<(Launch, MachineSize)> {
     let text = pod.metadata.annotations.as_ref()?.get(LAUNCH_ANNOTATION)?;
-    let LaunchRecord { image, revision, stays, size } = serde_json::from_str(text).ok()?;
-    Some((Launch { image, disk: None, revision, stays }, size))
+    let LaunchRecord { image, revision, stays, size, classes } = serde_json::from_str(text).ok()?;
+    Some((Launch { image, disk: None, revision, stays, classes }, size))
 }
 
 /// The id of the machine that is this pod. The worker gets the same one as its `HOSTNAME`.
@@ -76,6 +80,7 @@ fn metadata(pool: &PodPool, order: &MachineOrder<'_>) -> ObjectMeta {
         revision: Some(pool.template.revision.clone()),
         stays: order.launch.stays,
         size: order.size,
+        classes: order.launch.classes.clone(),
     };
     annotations.insert(LAUNCH_ANNOTATION.to_owned(), serde_json::json!(record).to_string());
     ObjectMeta {
@@ -175,8 +180,13 @@ mod tests {
     }
 
     fn order(environment: &[(&str, &str)]) -> MachineOrder<'static> {
-        let launch =
-            Launch { image: "worker:1".into(), disk: None, revision: Some("old".into()), stays: true };
+        let launch = Launch {
+            image: "worker:1".into(),
+            disk: None,
+            revision: Some("old".into()),
+            stays: true,
+            classes: "large".parse().unwrap(),
+        };
         let pairs = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         MachineOrder {
             name: "pods-worker-01",
@@ -212,6 +222,17 @@ mod tests {
         let (launch, size) = launch_of(&made).unwrap();
         assert_eq!(launch.revision.as_deref(), Some(pool.template.revision()));
         assert_eq!((launch.image.as_str(), launch.stays, size.cpus), ("worker:1", true, 3));
+        assert_eq!(launch.classes.to_string(), "large");
+    }
+
+    #[test]
+    fn pod_of_a_version_without_classes_takes_jobs_of_the_default_one() {
+        let mut made = pod(&pool(json!({})), &order(&[]));
+        let annotations = made.metadata.annotations.as_mut().unwrap();
+        let mut record: Value = serde_json::from_str(&annotations[LAUNCH_ANNOTATION]).unwrap();
+        record.as_object_mut().unwrap().remove("classes").unwrap();
+        annotations.insert(LAUNCH_ANNOTATION.to_owned(), record.to_string());
+        assert_eq!(launch_of(&made).unwrap().0.classes, WorkerClasses::default());
     }
 
     #[test]

@@ -74,7 +74,9 @@ impl Queue {
     /// If Redis fails.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn wait_for_awaited_sound(&self, limit: Duration) -> Result<Option<AwaitedSound>, QueueError> {
-        let Some(place) = self.wait_for_bell("jobs:bell:sound", limit).await? else { return Ok(None) };
+        let Some(place) = self.wait_for_bell(&["jobs:bell:sound".to_owned()], limit).await? else {
+            return Ok(None);
+        };
         let unreadable = || QueueError::data(format!("{place:?} among the awaited sounds"));
         let (split, chunk) = place.rsplit_once(':').ok_or_else(unreadable)?;
         let split: AttemptId = split.parse().map_err(|_| unreadable())?;

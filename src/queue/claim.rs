@@ -8,8 +8,8 @@ use super::codec::{ScriptReply, ms, parse_spec};
 use super::terms::{Keep, PartTerms};
 use super::{Queue, QueueError, Reply, scripts};
 use crate::job::{
-    AttemptId, Epoch, Failure, FailureAction, IGNORED_FAILURES, JobId, JobSpec, LeaseId, Millis, Part,
-    SPLIT_VERSION, TokenName, WorkerId,
+    AttemptId, CLASS_VERSION, Epoch, Failure, FailureAction, IGNORED_FAILURES, JobId, JobSpec, LeaseId,
+    Millis, Part, TokenName, WorkerId,
 };
 use crate::trace::TraceParent;
 
@@ -340,6 +340,7 @@ impl Queue {
             call.token.clone(),
             if call.again { "1" } else { "0" }.to_owned(),
             call.claimable.arg().to_owned(),
+            self.classes.to_string(),
         ]
     }
 
@@ -407,11 +408,13 @@ impl Queue {
                 tracing::warn!(
                     job = answer.text(0)?,
                     version = answer.int(1)?,
-                    understood = SPLIT_VERSION,
+                    understood = CLASS_VERSION,
                     "left a job to workers of a newer version; upgrade this one"
                 );
                 return Ok(ClaimReply::Newer);
             }
+            // Jobs of other classes, which the script has moved to their own queues.
+            "MOVED" => return Ok(ClaimReply::Again),
             "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
             "UNREGISTERED" => Claim::Unregistered,
             "RETIRED" => Claim::Retired,

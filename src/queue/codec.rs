@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{QueueError, Reply};
-use crate::job::{FORMAT_VERSION, Failure, JobSpec, Millis, SPLIT_VERSION, State};
+use crate::job::{CLASS_VERSION, FORMAT_VERSION, Failure, JobSpec, Millis, State, WorkerClass};
 
 /// The reply of a script: a list whose first element is a word.
 pub(super) struct ScriptReply<'a> {
@@ -64,6 +64,11 @@ pub(super) fn ms(duration: Duration) -> String {
     duration.as_millis().to_string()
 }
 
+/// A class as an argument of a script: nothing if it is the default one.
+pub(super) fn class_arg(class: &WorkerClass) -> String {
+    if class.is_default() { String::new() } else { class.to_string() }
+}
+
 pub(super) fn parse_spec(json: &str) -> Result<JobSpec, QueueError> {
     serde_json::from_str(json).map_err(|e| QueueError::data(format!("a job's spec: {e}")))
 }
@@ -89,7 +94,7 @@ struct Version {
 
 /// Refuses the record of a job that a newer version of tcoder has written.
 pub(super) fn check_record_version(what: &str, version: u32) -> Result<(), QueueError> {
-    if version <= SPLIT_VERSION { Ok(()) } else { check_version(what, version) }
+    if version <= CLASS_VERSION { Ok(()) } else { check_version(what, version) }
 }
 
 /// Refuses a value that a newer version of tcoder has written, and this one does not understand.

@@ -1,29 +1,37 @@
 //! What the reconcilers of the fleet share in Redis: the observed queue and workers, the lock that decides
 //! which of them acts, retired machines, and the published status.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::codec::{to_json, to_versioned_json};
 use super::fleet_status::{FleetStatus, Paused};
 use super::scripts;
 use super::workers::{RETIRED, WorkerRecord};
-use super::{Command, Queue, QueueError, Reply};
+use super::{Command, Fleets, Queue, QueueError, Reply, UploadedInput};
 use crate::job::space::ALWAYS_FITS;
-use crate::job::{JobId, LeaseId, Millis, WorkerId};
+use crate::job::{JobId, LeaseId, Millis, WorkerClass, WorkerClasses, WorkerId};
+
+/// What waits for the workers of a class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassView {
+    /// Jobs, and parts of split jobs, that a worker can claim.
+    pub pending: u64,
+    /// How many of these and of those that are due are parts.
+    pub parts: u64,
+    /// Delayed jobs that are due, and running jobs whose lease has expired.
+    pub due: u64,
+    /// When the first of what can be claimed became ready.
+    pub ready_since: Option<Millis>,
+}
 
 /// The queue and the workers at one moment, by Redis's clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FleetView {
     /// Redis's time.
     pub now: Millis,
-    /// Jobs, and parts of split jobs, that a worker can claim.
-    pub pending: u64,
-    /// How many of these and of those that are due are parts.
-    pub parts: u64,
-    /// When the first of them became ready.
-    pub next_ready_since: Option<Millis>,
-    /// Delayed jobs that are due, and running jobs whose lease has expired.
-    pub due: u64,
+    /// What waits for the workers of each of the classes that were asked about. One for which nothing waits is absent.
+    pub waiting: BTreeMap<WorkerClass, ClassView>,
     /// When the next delay or lease expires.
     pub next_due: Option<Millis>,
     /// All registered workers, and all holders of a lease.
@@ -42,12 +50,33 @@ pub struct PoolWorker {
     pub worker: WorkerId,
     /// Its machine; unknown for a holder of a lease that is no longer registered.
     pub machine: Option<String>,
+    /// The classes of the jobs that it takes; only the default one for a holder that is no longer registered.
+    pub classes: WorkerClasses,
     /// Until when it counts as alive.
     pub alive_until: Option<Millis>,
     /// Whether it was retired: its claims are refused.
     pub retired: bool,
     /// The job that it holds, and the deadline of the lease.
     pub lease: Option<(JobId, Millis)>,
+}
+
+impl FleetView {
+    /// What waits for the workers of all these classes together.
+    #[must_use]
+    pub fn all_waiting(&self) -> ClassView {
+        self.waiting.values().fold(ClassView::default(), |sum, of| ClassView {
+            pending: sum.pending + of.pending,
+            parts: sum.parts + of.parts,
+            due: sum.due + of.due,
+            ready_since: sum.ready_since.into_iter().chain(of.ready_since).min(),
+        })
+    }
+
+    /// Whether something waits that a worker of these classes can claim, or could if a due task were looked at.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.waiting.values().any(|of| of.pending + of.due > 0)
+    }
 }
 
 /// Proof that the caller holds the fleet lock. Redis checks it with each write, so an old token has no
@@ -84,12 +113,15 @@ pub enum RetireOutcome {
 }
 
 impl Queue {
-    /// Reads the queue and the workers at one moment.
+    /// Reads the workers, and what waits for those of these classes, at one moment.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn fleet_view(&self) -> Result<FleetView, QueueError> {
-        let reply = self.eval(&scripts::FLEET_VIEW, Vec::new()).await?;
+    pub async fn fleet_view(
+        &self,
+        classes: impl IntoIterator<Item = &WorkerClass>,
+    ) -> Result<FleetView, QueueError> {
+        let reply = self.eval(&scripts::FLEET_VIEW, view_args(classes)).await?;
         parse_view(&reply).ok_or_else(|| QueueError::data("the fleet's view"))
     }
 
@@ -233,24 +265,49 @@ impl Queue {
         Ok(reply.int() == Some(1))
     }
 
-    /// The largest input in bytes that workers take, if it is known: from the settings, or from the fleet. The fleet is only
-    /// asked because of an input of `size` bytes that does not fit every machine.
+    /// The largest input in bytes of a job of this class that workers take, if it is known: from the settings, or from the
+    /// fleets. These are only asked because of an input of `size` bytes that does not fit every machine.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn input_limit(&self, size: u64) -> Result<Option<u64>, QueueError> {
+    pub async fn input_limit(&self, size: u64, class: &WorkerClass) -> Result<Option<u64>, QueueError> {
         match self.policy.max_input_bytes {
             Some(most) => Ok(Some(most)),
             None if size <= ALWAYS_FITS => Ok(None),
-            None => {
-                // A status of another version cannot be read, which is no reason to refuse an input.
-                let fleets = self.fleets().await?;
-                // A worker of any fleet may claim the job, if the fleet has any.
-                let with_workers = fleets.statuses.values().filter(|status| status.desired.max > 0);
-                Ok(with_workers.filter_map(|status| status.max_input_bytes).min())
-            }
+            None => Ok(self.fleets().await?.input_limit(class)),
         }
     }
+
+    /// The same for the inputs of jobs that wait for them, of their classes: the highest limit of all that are so large.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn input_limit_of(&self, inputs: &[UploadedInput]) -> Result<Option<u64>, QueueError> {
+        if let Some(most) = self.policy.max_input_bytes {
+            return Ok(Some(most));
+        }
+        let large: Vec<&UploadedInput> = inputs.iter().filter(|input| input.size > ALWAYS_FITS).collect();
+        if large.is_empty() {
+            return Ok(None);
+        }
+        let class =
+            |input: &&UploadedInput| Command::new("HGET").arg(self.status_key(input.job)).arg("class");
+        let mut commands: Vec<Command> = large.iter().map(class).collect();
+        let classes = commands.len();
+        commands.extend(self.read_fleets());
+        let replies = self.pipeline(commands).await?;
+        let (classes, fleets) = replies.split_at_checked(classes).unwrap_or_default();
+        let fleets = Fleets::parse(fleets)?;
+        let class = |reply: &Reply| reply.text().and_then(|name| name.parse().ok()).unwrap_or_default();
+        let limits = classes.iter().map(|reply| fleets.input_limit(&class(reply)));
+        // A worker of a class without a limit decides by itself, and so does one for what is between two limits.
+        Ok(limits.collect::<Option<Vec<u64>>>().and_then(|limits| limits.into_iter().max()))
+    }
+}
+
+/// The arguments of `fleet_view.lua`.
+pub(super) fn view_args<'a>(classes: impl IntoIterator<Item = &'a WorkerClass>) -> Vec<String> {
+    classes.into_iter().map(ToString::to_string).collect()
 }
 
 /// The arguments of the script that acquires the fleet lock.
@@ -277,15 +334,29 @@ pub(super) fn parse_lock(reply: &Reply, holder: &str) -> Option<LockOutcome> {
 }
 
 pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
-    let [now, pending, parts, since, due, next_due, paused, pool, alive, leases, heard] = reply.list()?
-    else {
+    let [now, waiting, next_due, paused, pool, alive, leases, heard] = reply.list()? else {
         return None;
     };
+    let time = |reply: &Reply| reply.int().filter(|at| *at >= 0).map(Millis);
+    let class = |of: &[Reply]| {
+        let number = |at: usize| u64::try_from(of[at].int()?).ok();
+        let view =
+            ClassView { pending: number(1)?, parts: number(2)?, due: number(3)?, ready_since: time(&of[4]) };
+        Some((of[0].text()?.parse().ok()?, view))
+    };
+    let mut waiting: BTreeMap<_, _> = waiting.list()?.chunks_exact(5).map(class).collect::<Option<_>>()?;
+    waiting.retain(|_, view| *view != ClassView::default());
     let mut workers: Vec<PoolWorker> = Vec::new();
     for record in pool.list()?.iter().filter_map(Reply::text) {
         let Ok(record) = serde_json::from_str::<WorkerRecord>(record) else { continue };
-        let (worker, machine) = (record.worker_id, Some(record.machine_id));
-        workers.push(PoolWorker { worker, machine, alive_until: None, retired: false, lease: None });
+        workers.push(PoolWorker {
+            worker: record.worker_id,
+            machine: Some(record.machine_id),
+            classes: record.worker_classes,
+            alive_until: None,
+            retired: false,
+            lease: None,
+        });
     }
     workers.sort_by(|a, b| a.worker.cmp(&b.worker));
     let at = |workers: &[PoolWorker], name: &str| workers.binary_search_by(|w| w.worker.0.as_str().cmp(name));
@@ -307,6 +378,7 @@ pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
             Err(_) => strangers.push(PoolWorker {
                 worker: WorkerId(name.clone()),
                 machine: None,
+                classes: WorkerClasses::default(),
                 alive_until: None,
                 retired: false,
                 lease,
@@ -316,13 +388,9 @@ pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
     workers.extend(strangers);
     let registered = |pair: &[Reply]| Some((pair[0].text()?.to_owned(), Millis(pair[1].int()?)));
     let heard = heard.list()?.chunks_exact(2).filter_map(registered).collect();
-    let time = |reply: &Reply| reply.int().filter(|at| *at >= 0).map(Millis);
     Some(FleetView {
         now: Millis(now.int()?),
-        pending: u64::try_from(pending.int()?).ok()?,
-        parts: u64::try_from(parts.int()?).ok()?,
-        next_ready_since: time(since),
-        due: u64::try_from(due.int()?).ok()?,
+        waiting,
         next_due: time(next_due),
         workers,
         heard,

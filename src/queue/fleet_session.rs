@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use super::codec::to_versioned_json;
-use super::fleet::{parse_lock, parse_view};
+use super::fleet::{parse_lock, parse_view, view_args};
 use super::rate_limit::{micros, parse_permit};
 use super::scripts::{self, Script};
 use super::{
     Command, FencingToken, FleetStatus, FleetView, LockOutcome, Permit, Queue, QueueError, Reply,
     RequestClass, RequestRate, UploadedInput, UploadedOutcome,
 };
+use crate::job::WorkerClasses;
 
 /// A request for the fleet lock, and with it for a permit to send a request to the provider.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +73,7 @@ pub struct Snapshot {
 
 impl Queue {
     /// Does four things in one round trip: reports the given uploads, stores the previous checkpoint, reads
-    /// the queue and the workers, and requests the fleet lock with a permit. Idempotent.
+    /// the workers and what waits for those of these classes, and requests the fleet lock with a permit. Idempotent.
     ///
     /// # Errors
     /// If Redis fails. Some of the calls may have taken effect.
@@ -80,6 +81,7 @@ impl Queue {
         &self,
         uploads: &[UploadedInput],
         checkpoint: Option<&Checkpoint>,
+        classes: &WorkerClasses,
         request: &LockRequest<'_>,
     ) -> Result<Snapshot, QueueError> {
         let input_limit = self.policy.max_input_bytes;
@@ -91,7 +93,7 @@ impl Queue {
         if let Some(checkpoint) = checkpoint {
             calls.push((&scripts::FLEET_PUBLISH, self.checkpoint_args(checkpoint)?));
         }
-        calls.push((&scripts::FLEET_VIEW, Vec::new()));
+        calls.push((&scripts::FLEET_VIEW, view_args(classes)));
         let mut args = vec![
             request.holder.to_owned(),
             request.time.as_millis().to_string(),

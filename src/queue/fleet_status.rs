@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{JobId, Millis};
+use super::workers::class_list;
+use crate::job::{JobId, Millis, WorkerClass, WorkerClasses};
 
 /// A pause of the fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -48,6 +49,11 @@ pub struct FleetStatus {
     /// What the billed machines cost together in dollars an hour, if known. Older versions do not publish it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub billed_usd_per_hour: Option<f64>,
+    /// The classes of the jobs that its machines take. Older versions make machines for the default class, and do not publish
+    /// it.
+    #[serde(default, with = "class_list")]
+    #[schemars(with = "Vec<WorkerClass>")]
+    pub worker_classes: WorkerClasses,
     /// The largest input in bytes that the workers accept, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_input_bytes: Option<u64>,
@@ -70,8 +76,8 @@ impl FleetStatus {
 }
 
 impl FleetStatus {
-    /// Several fleets as one, for figures of all machines. It is paused if all are; its app and its plan are those of the
-    /// first.
+    /// Several fleets as one, for figures of all machines. It is paused if all are; its app, its classes and its plan
+    /// are those of the first.
     #[must_use]
     pub(crate) fn total(fleets: impl IntoIterator<Item = Self>) -> Option<Self> {
         fleets.into_iter().reduce(|mut sum, fleet| {

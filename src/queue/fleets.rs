@@ -11,7 +11,7 @@ use super::codec::from_versioned_json;
 use super::fleet::parse_paused;
 use super::fleet_status::{FleetStatus, Paused};
 use super::{Command, Queue, QueueError, Reply};
-use crate::job::Millis;
+use crate::job::{Millis, WorkerClass};
 
 /// The name of a fleet: empty, or the uid of the WorkerPool that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,6 +70,37 @@ impl Fleets {
             _ => Ok(self),
         }
     }
+
+    /// What the replies to these commands say.
+    pub(super) fn parse(replies: &[Reply]) -> Result<Self, QueueError> {
+        let [own, of_pools] = replies else { return Err(QueueError::data("the fleets' statuses")) };
+        let text = |at: usize| own.list().and_then(|list| list.get(at)?.text());
+        let own = text(0).map(|json| (FleetName::default(), "fleet:status", json));
+        let pairs = of_pools.list().unwrap_or_default().chunks_exact(2);
+        let of_pools = pairs
+            .filter_map(|pair| Some((FleetName::of_pool(pair[0].text()?), "fleet:pools", pair[1].text()?)));
+        let mut fleets = Self { paused: text(1).and_then(parse_paused), ..Self::default() };
+        for (name, key, json) in own.into_iter().chain(of_pools) {
+            match from_versioned_json(key, json) {
+                Ok(status) => drop(fleets.statuses.insert(name, status)),
+                Err(QueueError::Data(why)) => drop(fleets.unreadable.insert(name, why)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(fleets)
+    }
+
+    /// The largest input in bytes that any worker takes which may claim a job of this class, if it is known. A status of
+    /// another version cannot be read, which is no reason to refuse an input.
+    #[must_use]
+    pub fn input_limit(&self, class: &WorkerClass) -> Option<u64> {
+        // A worker of any of these fleets may claim the job, if the fleet has any.
+        let with_workers = self
+            .statuses
+            .values()
+            .filter(|status| status.desired.max > 0 && status.worker_classes.contains(class));
+        with_workers.filter_map(|status| status.max_input_bytes).min()
+    }
 }
 
 impl Queue {
@@ -101,24 +132,13 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn fleets(&self) -> Result<Fleets, QueueError> {
+        Fleets::parse(&self.pipeline(self.read_fleets().into()).await?)
+    }
+
+    /// The commands whose replies [`Fleets::parse`] reads.
+    pub(super) fn read_fleets(&self) -> [Command; 2] {
         let keys = [self.key("fleet:status"), self.key("fleet:paused")];
-        let of_pools = Command::new("HGETALL").arg(self.key("fleet:pools"));
-        let replies = self.pipeline(vec![Command::new("MGET").args(keys), of_pools]).await?;
-        let [own, of_pools] = &replies[..] else { return Err(QueueError::data("the fleets' statuses")) };
-        let text = |at: usize| own.list().and_then(|list| list.get(at)?.text());
-        let own = text(0).map(|json| (FleetName::default(), "fleet:status", json));
-        let pairs = of_pools.list().unwrap_or_default().chunks_exact(2);
-        let of_pools = pairs
-            .filter_map(|pair| Some((FleetName::of_pool(pair[0].text()?), "fleet:pools", pair[1].text()?)));
-        let mut fleets = Fleets { paused: text(1).and_then(parse_paused), ..Fleets::default() };
-        for (name, key, json) in own.into_iter().chain(of_pools) {
-            match from_versioned_json(key, json) {
-                Ok(status) => drop(fleets.statuses.insert(name, status)),
-                Err(QueueError::Data(why)) => drop(fleets.unreadable.insert(name, why)),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(fleets)
+        [Command::new("MGET").args(keys), Command::new("HGETALL").arg(self.key("fleet:pools"))]
     }
 
     /// When the last lock of these fleets expires, if one was ever held. While jobs wait, its holder renews a lock even
@@ -173,5 +193,36 @@ impl Queue {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::FleetDesired;
+
+    #[test]
+    fn limit_of_inputs_is_that_of_the_fleets_of_the_class() {
+        let fleet = |classes: &str, max, limit| FleetStatus {
+            worker_classes: classes.parse().unwrap(),
+            desired: FleetDesired { max, ..FleetDesired::default() },
+            max_input_bytes: limit,
+            ..FleetStatus::default()
+        };
+        let statuses = [
+            fleet("default", 3, Some(10)),
+            fleet("default,large", 3, Some(50)),
+            fleet("large", 0, Some(5)),
+            fleet("small", 3, None),
+        ];
+        let names = (0..).map(|n| FleetName::of_pool(&format!("u{n}")));
+        let fleets = Fleets { statuses: names.zip(statuses).collect(), ..Fleets::default() };
+        let limit = |class: &str| fleets.input_limit(&class.parse().unwrap());
+        assert_eq!(
+            (limit("default"), limit("large")),
+            (Some(10), Some(50)),
+            "a fleet without machines has no worker"
+        );
+        assert_eq!((limit("small"), limit("huge")), (None, None));
     }
 }

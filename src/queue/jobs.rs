@@ -7,7 +7,7 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use super::claim::Claimed;
-use super::codec::{ScriptReply, ms, parse_spec, to_json};
+use super::codec::{ScriptReply, class_arg, ms, parse_spec, to_json};
 use super::outbox::Outbox;
 use super::outcomes::{
     CancelOutcome, CancelReason, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, SubmitMode,
@@ -103,6 +103,7 @@ impl Queue {
             trace.map_or_else(String::new, |trace| trace.as_str().to_owned()),
             retention.inputs.map(ms).unwrap_or_default(),
             retention.outputs.map(ms).unwrap_or_default(),
+            class_arg(&spec.worker_class),
         ];
         let reply = self.eval_idempotent(&scripts::SUBMIT, [args, Owner::args(owner)].concat()).await?;
         let answer = ScriptReply::of(&reply)?;
@@ -131,7 +132,7 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn uploaded(&self, input: &UploadedInput) -> Result<UploadedOutcome, QueueError> {
-        let limit = self.input_limit(input.size).await?;
+        let limit = self.input_limit_of(std::slice::from_ref(input)).await?;
         UploadedOutcome::parse(&self.eval_idempotent(&scripts::UPLOADED, input.args(limit)?).await?)
     }
 
@@ -244,7 +245,8 @@ impl Queue {
             committed.to_string(),
         ];
         let owner = job.owner.as_ref().map_or_else(String::new, ToString::to_string);
-        let of_owner = vec![owner, format!("{:.3}", result.source.duration)];
+        let of_owner =
+            vec![owner, format!("{:.3}", result.source.duration), class_arg(&job.spec.worker_class)];
         let args = [args, job.keep.args(), vec![job.split_epoch(), folder.to_string()], of_owner].concat();
         let reply = self.eval_idempotent(&scripts::COMPLETE, args).await?;
         let answer = ScriptReply::of(&reply)?;

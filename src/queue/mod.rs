@@ -13,6 +13,8 @@
 //! | `jobs:heldback:<id>` | zset | the parts of a split job that are not in `jobs:pending` yet, by their places there |
 //! | `jobs:reports:<id>` | hash | the plan of a split job, and the report of each completed part |
 //! | `jobs:pending` | zset | jobs and parts that are ready for a worker, by time of arrival minus a minute per point of priority |
+//! | `jobs:pending:<class>` | zset | the same of those that only workers of a class may run |
+//! | `jobs:classes` | set | the classes that have such a queue, and some that had one |
 //! | `jobs:scheduled` | zset | delayed jobs, and retries of jobs and parts, by due time |
 //! | `jobs:leases` | zset | `<id>:<epoch>` or `<id>/<part>:<epoch>` of running attempts, by deadline |
 //! | `jobs:dead` | zset | failed jobs, by time of failure |
@@ -20,7 +22,9 @@
 //! | `jobs:cancelled` | zset | cancelled jobs, by time of cancellation |
 //! | `jobs:events` | stream | all changes; about the newest 10,000 are kept |
 //! | `jobs:bell` | zset | wake-ups for idle workers; a hint only |
+//! | `jobs:bell:class:<class>` | zset | the same for those of a class; expires after 10 minutes |
 //! | `jobs:bell:awaited` | zset | wake-ups for busy workers, when a viewer waits for a part; a hint only |
+//! | `jobs:bell:awaited:<class>` | zset | the same for those of a class; expires after 10 minutes |
 //! | `jobs:bell:sound` | zset | `<id>:<epoch>:<chunk>`: chunks whose sound a viewer waits for, by the time at which it was asked for; a hint to busy workers |
 //! | `jobs:asked:<id>:<epoch>:<chunk>` | string | exists for 5 s after a worker was asked for the sound of a chunk |
 //! | `jobs:cleanup` | zset | objects that are to be deleted, by due time |
@@ -58,6 +62,12 @@
 //! fails the job. Both remove the others, as do a cancellation and a deadline.
 //! All keys of the parts are gone when the job has ended. A version that knows no parts leaves them when it ends a job;
 //! this one removes them when it comes across one of the parts, or retries the job.
+//!
+//! The class of the workers that may run a job is a lane of the queue: a queue and bells of its own. A worker claims what
+//! stands first in all lanes of its classes, and waits at all of their bells. With its claim it rings for what is next in its
+//! other lanes, because it may have taken the wake-up for that, while workers that wait only there sleep on. Versions that
+//! know no classes leave jobs of a class alone, by the version of their records, and may put them into the queue of the
+//! default class; a claim or a sweep moves them from there.
 //!
 //! Because the lease's name contains the epoch, a heartbeat is a single `ZADD XX GT CH`. It returns 1 if the lease
 //! was extended. It returns 0 if the lease was reaped, cancelled or given to another worker, or if the stored
@@ -101,7 +111,7 @@ pub use clock::ServerClock;
 pub use codec::{from_versioned_json, to_versioned_json};
 #[cfg(not(target_arch = "wasm32"))]
 pub use events::{Change, EventFeed};
-pub use fleet::{FencingToken, FleetView, LockOutcome, PoolWorker, RetireOutcome};
+pub use fleet::{ClassView, FencingToken, FleetView, LockOutcome, PoolWorker, RetireOutcome};
 pub use fleet_session::{Checkpoint, LockRequest, LockState, Snapshot};
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use fleet_status::count;
@@ -125,6 +135,7 @@ use std::time::Duration;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::config::RedisConfig;
 use crate::config::Retention;
+use crate::job::WorkerClasses;
 use crate::time::Instant;
 use scripts::Script;
 use terms::LastSplit;
@@ -174,6 +185,8 @@ pub struct Queue {
     last_split: Arc<LastSplit>,
     /// The fleet that this handle is for.
     fleet: FleetName,
+    /// The classes of the tasks that are claimed with this handle.
+    classes: Arc<WorkerClasses>,
 }
 
 /// When Redis was last out of reach, as the clones of a handle found it.
@@ -240,6 +253,7 @@ impl Queue {
             unanswered: Arc::default(),
             last_split: Arc::default(),
             fleet: FleetName::default(),
+            classes: Arc::default(),
         }
     }
 
@@ -255,6 +269,7 @@ impl Queue {
             unanswered: Arc::default(),
             last_split: Arc::default(),
             fleet: FleetName::default(),
+            classes: Arc::default(),
         }
     }
 
@@ -273,6 +288,13 @@ impl Queue {
     #[must_use]
     pub fn with_retention(mut self, retention: Retention) -> Self {
         self.policy.retention = retention;
+        self
+    }
+
+    /// The same queue for a worker that takes tasks of these classes.
+    #[must_use]
+    pub fn for_classes(mut self, classes: WorkerClasses) -> Self {
+        self.classes = Arc::new(classes);
         self
     }
 

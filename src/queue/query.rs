@@ -216,28 +216,28 @@ impl Queue {
                 Command::new("TIME"),
                 zcard(Outbox::Kubernetes.key()),
                 Command::new("SMEMBERS").arg(self.key("jobs:split")),
+                Command::new("SMEMBERS").arg(self.key("jobs:classes")),
             ])
             .await?;
         let count = |at: usize| replies.get(at).and_then(Reply::int).unwrap_or(0).unsigned_abs();
+        let classes: Vec<&str> = replies.get(13).map(|reply| text_items(reply).collect()).unwrap_or_default();
+        let (of_classes, mut first) = self.pending_of_classes(&classes).await?;
+        first.extend(replies.get(9).and_then(|reply| text_items(reply).next().map(str::to_owned)));
+        let pending = count(1) + of_classes;
         // The counts are read one after the other, so a job in transition may be missed or counted twice.
-        let not_completed: u64 = [0, 1, 2, 3, 4, 7].map(count).iter().sum();
+        let not_completed: u64 = pending + [0, 2, 3, 4, 7].map(count).iter().sum::<u64>();
         // The parts of these jobs are among the tasks, while the jobs themselves stand in none of the sets.
         let split: Vec<&str> = replies.get(12).map(|reply| text_items(reply).collect()).unwrap_or_default();
         let open_parts = self.count_open_parts(&split).await?;
         let not_completed = (not_completed + split.len() as u64).saturating_sub(open_parts);
         let now = replies.get(10).and_then(|r| r.list()?.first()?.int()).unwrap_or(0) * 1000;
-        let first = replies.get(9).and_then(|r| text_items(r).next().map(str::to_owned));
-        let oldest_pending_ms = match first {
-            Some(id) => {
-                let queued =
-                    Command::new("HGET").arg(format!("{}jobs:status:{id}", self.prefix)).arg("queued");
-                self.run(queued).await?.int().map(|at| (now - at).max(0))
-            }
-            None => None,
-        };
+        let queued =
+            |task: &String| Command::new("HGET").arg(self.key(&format!("jobs:status:{task}"))).arg("queued");
+        let since = self.pipeline(first.iter().map(queued).collect()).await?;
+        let oldest_pending_ms = since.iter().filter_map(Reply::int).min().map(|at| (now - at).max(0));
         Ok(Stats {
             uploading: count(0),
-            pending: count(1),
+            pending,
             scheduled: count(2),
             running: count(3),
             failed: count(4),
@@ -247,6 +247,18 @@ impl Queue {
             completed: count(8).saturating_sub(not_completed),
             oldest_pending_ms,
         })
+    }
+
+    /// The number of tasks that are ready for the workers of these classes, and the first of each.
+    async fn pending_of_classes(&self, classes: &[&str]) -> Result<(u64, Vec<String>), QueueError> {
+        let read = |class: &&str| {
+            let queue = self.key(&format!("jobs:pending:{class}"));
+            [Command::new("ZCARD").arg(&*queue), Command::new("ZRANGE").arg(queue).args(["0", "0"])]
+        };
+        let replies = self.pipeline(classes.iter().flat_map(read).collect()).await?;
+        let count = replies.iter().filter_map(Reply::int).map(i64::unsigned_abs).sum();
+        let first = replies.iter().flat_map(text_items).map(str::to_owned).collect();
+        Ok((count, first))
     }
 
     /// The number of parts that are not completed yet of these jobs.

@@ -121,9 +121,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn version_in_scripts_is_that_of_the_format() {
+    fn constants_in_scripts_are_those_of_the_format() {
         let version = format!("local VERSION = {}\n", crate::job::FORMAT_VERSION);
         let split = format!("local SPLIT_VERSION = {}\n", crate::job::SPLIT_VERSION);
-        assert!(SUBMIT.text().contains(&version) && SUBMIT.text().contains(&split));
+        let class = format!("local CLASS_VERSION = {}\n", crate::job::CLASS_VERSION);
+        let default = format!("local DEFAULT_CLASS = '{}'\n", crate::job::WorkerClass::DEFAULT);
+        for constant in [version, split, class, default] {
+            assert!(SUBMIT.text().contains(&constant), "{constant}");
+        }
     }
 }

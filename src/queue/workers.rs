@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::codec::{text_items, to_versioned_json};
 use super::{Command, Queue, QueueError, Reply, ServerClock, scripts};
 use crate::config::SandboxMode;
-use crate::job::{JobId, LeaseId, Millis, WorkerId};
+use crate::job::{JobId, LeaseId, Millis, WorkerClass, WorkerClasses, WorkerId};
 
 /// Added to the score of a retired worker in `machines:alive`; the same value as in `lib.lua`.
 pub(super) const RETIRED: i64 = 1 << 52;
@@ -28,9 +28,34 @@ pub struct WorkerRecord {
     pub pid: u32,
     /// When it registered.
     pub started_at: Millis,
+    /// The classes of the jobs that it takes. Older versions take those of the default class, and do not report it.
+    #[serde(default, with = "class_list")]
+    #[schemars(with = "Vec<WorkerClass>")]
+    pub worker_classes: WorkerClasses,
     /// The sandbox of its FFmpeg. Older versions do not report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<WorkerSandbox>,
+}
+
+/// The classes of a worker as a list of their names.
+pub(super) mod class_list {
+    use serde::de::{Deserialize, Deserializer, Error as _};
+    use serde::ser::Serializer;
+
+    use super::{WorkerClass, WorkerClasses};
+
+    pub(in crate::queue) fn serialize<S: Serializer>(
+        classes: &WorkerClasses,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(classes.iter())
+    }
+
+    pub(in crate::queue) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<WorkerClasses, D::Error> {
+        WorkerClasses::new(Vec::<WorkerClass>::deserialize(from)?).map_err(D::Error::custom)
+    }
 }
 
 /// The sandbox in which the machine of a worker runs FFmpeg.
@@ -226,14 +251,15 @@ impl Queue {
         Ok(workers)
     }
 
-    /// Waits for a wake-up, at most `limit`. A wake-up is only a hint that claiming may succeed. The call blocks its
+    /// Waits for a wake-up of a worker of the classes of this handle, at most `limit`. A wake-up is only a hint that claiming may succeed. The call blocks its
     /// connection, so use a separate one ([`Queue::reconnect`]).
     ///
     /// # Errors
     /// If Redis fails.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn wait_for_wakeup(&self, limit: Duration) -> Result<(), QueueError> {
-        self.wait_for_bell("jobs:bell", limit).await.map(drop)
+        let bells = self.bells("jobs:bell", "jobs:bell:class:");
+        self.wait_for_bell(&bells, limit).await.map(drop)
     }
 
     /// Waits, at most `limit`, until a viewer waits for a part that no worker has claimed. Otherwise it is the same.
@@ -242,19 +268,31 @@ impl Queue {
     /// If Redis fails.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn wait_for_awaited_part(&self, limit: Duration) -> Result<(), QueueError> {
-        self.wait_for_bell("jobs:bell:awaited", limit).await.map(drop)
+        let bells = self.bells("jobs:bell:awaited", "jobs:bell:awaited:");
+        self.wait_for_bell(&bells, limit).await.map(drop)
     }
 
-    /// Waits until there is an entry of a bell, at most `limit`, and takes it.
+    /// The bells of the classes of this handle: the one of the default class, and those of others, by what stands in front of
+    /// their names.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn bells(&self, default: &str, others: &str) -> Vec<String> {
+        let bell = |class: &WorkerClass| {
+            if class.is_default() { default.to_owned() } else { format!("{others}{class}") }
+        };
+        self.classes.iter().map(bell).collect()
+    }
+
+    /// Waits until there is an entry of one of these bells, at most `limit`, and takes it.
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) async fn wait_for_bell(
         &self,
-        bell: &str,
+        bells: &[String],
         limit: Duration,
     ) -> Result<Option<String>, QueueError> {
         // 0 would mean forever.
         let seconds = limit.as_secs_f64().max(0.01);
-        let command = Command::new("BZPOPMIN").arg(self.key(bell)).arg(format!("{seconds:.3}"));
+        let bells = bells.iter().map(|bell| self.key(bell));
+        let command = Command::new("BZPOPMIN").args(bells).arg(format!("{seconds:.3}"));
         let reply = self.run_blocking(command, limit).await?;
         // The key, the entry and its score.
         Ok(reply.list().and_then(|list| list.get(1)?.text()).map(str::to_owned))

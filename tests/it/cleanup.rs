@@ -56,6 +56,7 @@ impl Installation {
             version: "0".into(),
             pid: 1,
             started_at: now,
+            worker_classes: tcoder::job::WorkerClasses::default(),
             sandbox: None,
         };
         self.queue.register(&record, now).await.unwrap();

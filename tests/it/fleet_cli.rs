@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tcoder::config::RedisConfig;
-use tcoder::job::Millis;
+use tcoder::job::{Millis, WorkerClasses};
 use tcoder::queue::{
     FencingToken, FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, LockOutcome, Queue,
 };
@@ -100,6 +100,7 @@ fn busy(now: Millis) -> FleetStatus {
         ],
         machine_usd_per_hour: Some(0.25),
         billed_usd_per_hour: Some(0.5),
+        worker_classes: WorkerClasses::default(),
         max_input_bytes: Some(10_000_000_000),
     }
 }
@@ -207,7 +208,10 @@ async fn fleet_pause_is_a_dry_run_until_resumed() {
     has(&text, &["Paused for 0 s", ": a new image.", "continue with their jobs", "`tcoder fleet resume`"]);
     let first = system.get("/api/fleet").await.body["pause"].clone();
     assert_eq!(first["reason"], "a new image");
-    assert_eq!(queue.fleet_view().await.unwrap().paused.unwrap().reason.as_deref(), Some("a new image"));
+    assert_eq!(
+        queue.fleet_view(&WorkerClasses::default()).await.unwrap().paused.unwrap().reason.as_deref(),
+        Some("a new image")
+    );
     // Without a body, with an empty body, and with a new reason: it remains the same pause.
     let bare = system.answer(system.request(Method::POST, "/api/fleet/pause")).await;
     let empty = system.post("/api/fleet/pause", &json!({})).await;
@@ -224,7 +228,7 @@ async fn fleet_pause_is_a_dry_run_until_resumed() {
     assert_eq!(json_of(&system, &["resume"]).await.get("pause"), None);
     let again = system.answer(system.request(Method::POST, "/api/fleet/resume")).await;
     assert_eq!((again.status, again.body.get("pause")), (200, None));
-    assert_eq!(queue.fleet_view().await.unwrap().paused, None);
+    assert_eq!(queue.fleet_view(&WorkerClasses::default()).await.unwrap().paused, None);
     has(&said(&system, &["resume"]).await, &["Not paused", "`tcoder fleet plan`"]);
     // A pause after a resume is a new one.
     let anew = json_of(&system, &["pause"]).await;
@@ -273,7 +277,11 @@ async fn fleet_pause_works_with_a_status_of_another_version() {
         let told = system.cli(&["fleet", word], &dir).await;
         assert_eq!((told.status.code(), out(&told).as_str()), (Some(4), ""), "{word}");
         has(&err(&told), &["another version of tcoder"]);
-        assert_eq!(queue(&system).await.fleet_view().await.unwrap().paused.is_some(), paused, "{word}");
+        assert_eq!(
+            queue(&system).await.fleet_view(&WorkerClasses::default()).await.unwrap().paused.is_some(),
+            paused,
+            "{word}"
+        );
     }
     is_problem(&system.get("/api/fleet").await, 503, None);
     system.stop().await;

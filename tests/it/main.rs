@@ -57,6 +57,7 @@ mod unusable_input;
 mod uploads;
 mod upstash_client;
 mod webhooks;
+mod worker_classes;
 mod worker_crash;
 mod worker_death;
 mod worker_lease;

@@ -207,6 +207,7 @@ async fn result_that_the_version_before_committed_is_adopted() {
         version: "0.0.0".into(),
         pid: 1,
         started_at: now,
+        worker_classes: tcoder::job::WorkerClasses::default(),
         sandbox: None,
     };
     assert!(here.queue.register(&record, now).await.unwrap());

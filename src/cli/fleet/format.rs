@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::FleetAnswer;
-use crate::job::Millis;
+use crate::job::{Millis, WorkerClasses};
 use crate::queue::{FleetMachine, FleetStatus, FleetStep, Paused, PoolEntry, count};
 
 /// `job waits` or `jobs wait`, with the number.
@@ -72,9 +72,13 @@ fn name(fleet: &FleetStatus) -> String {
     fleet.pool.as_ref().map_or_else(|| format!("app {}", fleet.app), |pool| format!("WorkerPool {pool}"))
 }
 
-/// The title of a fleet, if there are several.
+/// The title of a fleet, if there are several: its name, and the classes of the jobs that it takes, unless that is only the
+/// default one.
 pub(crate) fn title(answer: &FleetAnswer, fleet: &FleetStatus) -> Option<String> {
-    let name = name(fleet);
+    let mut name = name(fleet);
+    if fleet.worker_classes != WorkerClasses::default() {
+        name.push_str(&format!(", for jobs of {}", fleet.worker_classes));
+    }
     let space = if answer.fleet.as_ref() == Some(fleet) { "" } else { "\n" };
     (!answer.others.is_empty()).then(|| format!("{space}{name}"))
 }

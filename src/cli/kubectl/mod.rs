@@ -17,7 +17,8 @@ use tokio::time::timeout;
 
 use super::CliError;
 use super::args::EncodeArgs;
-use crate::crd::TranscodeJob;
+use crate::crd::{TranscodeJob, WorkerPool};
+use crate::job::WorkerClass;
 
 /// The name under which kubectl finds the plugin `tcoder`.
 pub(super) const PROGRAM: &str = "kubectl-tcoder";
@@ -97,6 +98,9 @@ struct SubmitArgs {
     /// Urgency from -100 to 100; one point is worth a minute of waiting
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-100..=100))]
     priority: i32,
+    /// Class of the workers that may run the job
+    #[arg(long, value_name = "NAME", default_value = WorkerClass::DEFAULT)]
+    worker_class: WorkerClass,
     /// Wait until the job has ended, and show its progress
     #[arg(long)]
     wait: bool,
@@ -123,6 +127,8 @@ pub(super) async fn run() -> ExitCode {
 /// The TranscodeJobs of a namespace.
 struct Jobs {
     api: Api<TranscodeJob>,
+    /// The WorkerPools of all namespaces, which not everybody may read.
+    pools: Api<WorkerPool>,
     /// The options with which kubectl finds them, too.
     options: String,
 }
@@ -163,8 +169,9 @@ impl ClusterArgs {
         };
         let config = config.map_err(CliError::local)?;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let api = Api::namespaced(Client::try_from(config).map_err(CliError::local)?, &namespace);
-        Ok(Jobs { api, options: self.options(&namespace) })
+        let client = Client::try_from(config).map_err(CliError::local)?;
+        let api = Api::namespaced(client.clone(), &namespace);
+        Ok(Jobs { api, pools: Api::all(client), options: self.options(&namespace) })
     }
 
     /// The options to write behind a command about an object of this namespace.
@@ -227,6 +234,7 @@ mod tests {
             "kubectl-tcoder submit film.mov -n films --context staging",
             "kubectl-tcoder -n films --kubeconfig config submit film.mov --wait",
             "kubectl-tcoder submit --key films/film.mov --name film",
+            "kubectl-tcoder submit film.mov --worker-class large",
             "kubectl-tcoder watch film -n films",
         ] {
             assert!(KubectlCli::try_parse_from(line.split(' ')).is_ok(), "{line}");
@@ -235,6 +243,7 @@ mod tests {
             "kubectl-tcoder submit",
             "kubectl-tcoder submit film.mov --key films/film.mov",
             "kubectl-tcoder submit film.mov --priority 101",
+            "kubectl-tcoder submit film.mov --worker-class Large",
         ] {
             assert!(KubectlCli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -27,6 +27,7 @@ pub(super) async fn run(jobs: &Jobs, args: SubmitArgs) -> Result<(), CliError> {
     spec.qualities = Some(args.encode.quality.rungs().to_vec()).filter(|rungs| !rungs.is_empty());
     spec.stills = Some(Vec::from(args.encode.stills())).filter(|stills| !stills.is_empty());
     spec.priority = args.priority;
+    spec.worker_class = args.worker_class;
     let mut job = TranscodeJob::new("", spec);
     job.metadata.name = args.name;
     job.metadata.generate_name = Some(format!("{}-", object_name(video.name())));

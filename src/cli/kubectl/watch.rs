@@ -1,19 +1,25 @@
 //! Follows a TranscodeJob by its status.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use indicatif::ProgressBar;
 use kube::ResourceExt as _;
+use kube::api::ListParams;
 use kube::runtime::{WatchStreamExt as _, watcher};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use url::Url;
 
-use super::{Call, Jobs, refused};
+use super::{ANSWERS_WITHIN, Call, Jobs, refused};
 use crate::cli::{CliError, output};
 use crate::controller::new_failure;
-use crate::crd::{FailureStatus, JobPhase, TranscodeJobStatus, condition, reason};
+use crate::crd::{
+    FailureStatus, JobPhase, TranscodeJobSpec, TranscodeJobStatus, WorkerPoolSpec, condition, reason,
+};
+use crate::job::WorkerClass;
 
 /// How long an operator that runs may need for the address of an upload.
 const URL_WITHIN: Duration = Duration::from_secs(60);
@@ -24,14 +30,21 @@ const FAILURES: u32 = 10;
 pub(super) async fn to_the_end(jobs: &Jobs, name: &str, json: bool) -> Result<(), CliError> {
     let bar = output::percent_bar();
     let mut news = News::default();
+    let (awaited, changes) = watch::channel(None);
     let ended = tokio::select! {
-        ended = until(jobs, name, |status| {
+        ended = until(jobs, name, |job, status| {
+            awaited.send_if_modified(|before| {
+                let is_queued = status.phase == Some(JobPhase::Queued);
+                let class = is_queued.then(|| job.worker_class.clone());
+                std::mem::replace(before, class.clone()) != class
+            });
             show(&bar, name, status);
             for line in news.of(status) {
                 bar.suspend(|| eprintln!("{name}: {line}"));
             }
             is_over(status).then(|| status.clone())
         }) => ended,
+        never = explain_wait(jobs, name, &bar, changes) => match never {},
         _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
     };
     bar.finish_and_clear();
@@ -57,7 +70,7 @@ pub(super) async fn to_the_end(jobs: &Jobs, name: &str, json: bool) -> Result<()
 
 /// Waits for the address of the upload.
 pub(super) async fn upload_url(jobs: &Jobs, name: &str) -> Result<Url, CliError> {
-    let found = until(jobs, name, |status| {
+    let found = until(jobs, name, |_, status| {
         let url = status.upload_url.as_deref().and_then(|url| url.parse::<Url>().ok());
         url.map(Ok).or_else(|| is_over(status).then(|| Err(CliError::Failed(failure(status)))))
     });
@@ -68,6 +81,45 @@ pub(super) async fn upload_url(jobs: &Jobs, name: &str) -> Result<Url, CliError>
              whether the controller of tcoder runs"
         )))
     })?
+}
+
+/// Says each time that the job begins to wait for a worker if no WorkerPool makes one that takes it.
+async fn explain_wait(
+    jobs: &Jobs,
+    name: &str,
+    bar: &ProgressBar,
+    mut awaited: watch::Receiver<Option<WorkerClass>>,
+) -> Infallible {
+    loop {
+        let class = awaited.borrow_and_update().clone();
+        if let Some(class) = class
+            // Not everybody may read the pools.
+            && let Ok(Ok(pools)) = timeout(ANSWERS_WITHIN, jobs.pools.list(&ListParams::default())).await
+            && let Some(why) = no_pool_of(&class, pools.items.iter().map(|pool| &pool.spec))
+        {
+            bar.suspend(|| eprintln!("{name}: {why}"));
+        }
+        if awaited.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What to know if none of these pools makes workers of this class.
+fn no_pool_of<'a>(
+    class: &WorkerClass,
+    pools: impl IntoIterator<Item = &'a WorkerPoolSpec>,
+) -> Option<String> {
+    let mut pools = pools.into_iter().peekable();
+    // Without any pool the environment of the controller may configure machines, or they are run by hand.
+    let is_usual = class.is_default() && pools.peek().is_none();
+    let is_made = pools.any(|pool| pool.worker_classes.contains(class));
+    (!is_usual && !is_made).then(|| {
+        format!(
+            "no WorkerPool makes workers of the class {class}; unless there are others, the job waits until a pool names the \
+             class in spec.workerClasses"
+        )
+    })
 }
 
 /// Whether the job has ended, or never begins.
@@ -122,7 +174,7 @@ fn failure(status: &TranscodeJobStatus) -> String {
 async fn until<T>(
     jobs: &Jobs,
     name: &str,
-    mut pick: impl FnMut(&TranscodeJobStatus) -> Option<T>,
+    mut pick: impl FnMut(&TranscodeJobSpec, &TranscodeJobStatus) -> Option<T>,
 ) -> Result<T, CliError> {
     let mut changes = pin!(watcher::watch_object(jobs.api.clone(), name).default_backoff());
     let (mut failures, mut followed) = (0, None);
@@ -137,7 +189,7 @@ async fn until<T>(
                     )));
                 }
                 followed = uid;
-                if let Some(found) = pick(&job.status.unwrap_or_default()) {
+                if let Some(found) = pick(&job.spec, &job.status.unwrap_or_default()) {
                     return Ok(found);
                 }
             }
@@ -264,5 +316,20 @@ mod tests {
         let mut last = failed(3, None, &[("Failed", "BackoffLimitExceeded", "no answer")]);
         last.phase = Some(JobPhase::Failed);
         assert_eq!(told(last), Vec::<String>::new());
+    }
+
+    #[test]
+    fn missing_pool_of_a_class_is_told() {
+        let pool = |classes: &[&str]| -> WorkerPoolSpec {
+            serde_json::from_value(json!({"workerClasses": classes})).unwrap()
+        };
+        let large: WorkerClass = "large".parse().unwrap();
+        let pools = [pool(&["default"]), pool(&["default", "large"])];
+        assert_eq!(no_pool_of(&large, &pools), None);
+        let why = no_pool_of(&large, &pools[..1]).unwrap();
+        assert!(why.starts_with("no WorkerPool makes workers of the class large;"), "{why}");
+        assert!(no_pool_of(&large, &[]).is_some());
+        assert_eq!(no_pool_of(&WorkerClass::default(), &[]), None, "the environment may configure machines");
+        assert!(no_pool_of(&WorkerClass::default(), &[pool(&["large"])]).is_some());
     }
 }

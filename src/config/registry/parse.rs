@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::HeaderName;
 use secrecy::SecretString;
 
-use crate::job::{InputLimits, JobLimits, Priority};
+use crate::job::{InputLimits, InvalidWorkerClasses, JobLimits, Priority, WorkerClasses};
 
 use super::super::{Certificates, SandboxMode, setting};
 
@@ -79,6 +79,10 @@ pub(super) fn max_priority(text: &str) -> Result<Priority, String> {
     let priority = text.parse::<i64>().ok().filter(|number| *number >= 0);
     let priority = priority.and_then(|number| Priority::try_from(number).ok());
     priority.ok_or_else(|| format!("it must be a number from 0 to {}", Priority::HIGHEST.get()))
+}
+
+pub(super) fn worker_classes(text: &str) -> Result<WorkerClasses, String> {
+    text.parse().map_err(|error: InvalidWorkerClasses| error.to_string())
 }
 
 pub(super) fn fly_token(text: &str) -> Result<SecretString, String> {

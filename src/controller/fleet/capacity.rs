@@ -1,9 +1,12 @@
 //! What fleets that take from the same queue say to each other.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
+use crate::job::{WorkerClass, WorkerClasses};
+
 /// What a fleet can take of what waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FleetCapacity {
     /// The number of machines whose worker is idle.
     pub idle: u32,
@@ -17,6 +20,8 @@ pub struct FleetCapacity {
     pub chunks: u32,
     /// The number of jobs for which one machine is made.
     pub jobs_per_machine: NonZeroU32,
+    /// The classes of the jobs that its machines take.
+    pub classes: WorkerClasses,
     /// Whether it makes machines at all: it is not paused, and may have some.
     pub tries: bool,
 }
@@ -31,9 +36,38 @@ pub struct OtherFleets {
 }
 
 impl OtherFleets {
-    /// The number of machines of these fleets whose worker is idle.
+    /// Those of these fleets that take jobs of one of these classes, or of a class of another one that does, and so on: what a
+    /// fleet takes of one class, it does not take of another.
     #[must_use]
-    pub fn idle(&self) -> u32 {
-        self.before.iter().chain(&self.after).fold(0, |sum, fleet| sum.saturating_add(fleet.idle))
+    pub fn connected_to(mut self, classes: &WorkerClasses) -> Self {
+        let mut known: BTreeSet<WorkerClass> = classes.iter().cloned().collect();
+        loop {
+            let before = known.len();
+            let fleets = self.before.iter().chain(&self.after).map(|fleet| &fleet.classes);
+            let more: Vec<&WorkerClasses> =
+                fleets.filter(|of| of.iter().any(|class| known.contains(class))).collect();
+            known.extend(more.into_iter().flatten().cloned());
+            if known.len() == before {
+                break;
+            }
+        }
+        for fleets in [&mut self.before, &mut self.after] {
+            fleets.retain(|fleet| fleet.classes.iter().any(|class| known.contains(class)));
+        }
+        self
+    }
+
+    /// These classes and those of the fleets.
+    #[must_use]
+    pub fn with_classes(&self, classes: &WorkerClasses) -> BTreeSet<WorkerClass> {
+        let others = self.before.iter().chain(&self.after).flat_map(|fleet| &fleet.classes);
+        classes.iter().chain(others).cloned().collect()
+    }
+
+    /// The number of machines of these fleets whose worker is idle and takes jobs of one of these classes.
+    #[must_use]
+    pub fn idle(&self, classes: &WorkerClasses) -> u32 {
+        let fleets = self.before.iter().chain(&self.after).filter(|fleet| fleet.classes.overlaps(classes));
+        fleets.fold(0, |sum, fleet| sum.saturating_add(fleet.idle))
     }
 }

@@ -11,6 +11,8 @@ use super::slot::Slot;
 pub const IDLE_TIMEOUT: &str = "WORKER_IDLE_TIMEOUT";
 /// The worker's setting for the largest input it accepts, in bytes.
 pub const MAX_INPUT_BYTES: &str = "WORKER_MAX_INPUT_BYTES";
+/// The worker's setting for the classes of the jobs that it takes, separated by commas.
+pub const CLASSES: &str = "WORKER_CLASSES";
 
 impl Launch {
     /// The desired launch of the machine in `slot`.
@@ -22,6 +24,7 @@ impl Launch {
             disk: policy.disk,
             revision: policy.revision.clone(),
             stays: slot.0 <= policy.min,
+            classes: policy.classes.clone(),
         }
     }
 
@@ -30,7 +33,11 @@ impl Launch {
         // Created when MIN_MACHINES was lower: its worker would exit when idle and be started again,
         // endlessly.
         let leaves = !self.stays && slot.is_some_and(|slot| slot.0 <= policy.min);
-        leaves || self.disk != policy.disk || self.image != policy.image || self.revision != policy.revision
+        let is_same = self.disk == policy.disk
+            && self.image == policy.image
+            && self.revision == policy.revision
+            && self.classes == policy.classes;
+        leaves || !is_same
     }
 
     /// The environment of the worker of a machine of this size; `common` is what all workers get. The provider adds secrets
@@ -49,6 +56,7 @@ impl Launch {
         } else {
             env.insert(IDLE_TIMEOUT.to_owned(), policy.idle_timeout_on(size).as_secs().to_string());
         }
+        env.insert(CLASSES.to_owned(), self.classes.to_string());
         if let Some(disk) = self.disk {
             env.insert(MAX_INPUT_BYTES.to_owned(), disk.max_input.to_string());
         }
@@ -85,6 +93,20 @@ mod tests {
             ("300".into(), "10".into(), "5".into())
         );
         assert_eq!(idle(large, 0), "0", "no worker leaves by itself");
+    }
+
+    #[test]
+    fn launch_environment_has_the_classes_of_the_fleet() {
+        let common = BTreeMap::from([(CLASSES.to_owned(), "small".to_owned())]);
+        let classes = |policy: &FleetPolicy| {
+            Launch::of(policy, Slot(1)).environment(BASE, policy, &common)[CLASSES].clone()
+        };
+        let usual = FleetPolicy::new("clips", "image");
+        let of_both = FleetPolicy { classes: "large,default".parse().unwrap(), ..usual.clone() };
+        assert_eq!((classes(&usual), classes(&of_both)), ("default".into(), "default,large".into()));
+        // A change of the classes replaces the machines.
+        let launch = Launch::of(&usual, Slot(1));
+        assert!(launch.is_outdated(&of_both, Some(Slot(1))) && !launch.is_outdated(&usual, Some(Slot(1))));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use strum::{AsRefStr, Display};
 
 use super::size::MachineSize;
-use crate::job::Millis;
+use crate::job::{Millis, WorkerClasses};
 
 /// The id that the provider assigned to a machine.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -137,6 +137,8 @@ pub struct Launch {
     pub revision: Option<String>,
     /// Its worker never leaves by itself.
     pub stays: bool,
+    /// The classes of the jobs that its worker takes.
+    pub classes: WorkerClasses,
 }
 
 /// The disk of a machine, which stores the files of a job, and the inputs that fit on it.

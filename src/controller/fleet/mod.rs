@@ -57,7 +57,7 @@ pub use capacity::{FleetCapacity, OtherFleets};
 pub use carry_out::carry_out;
 pub use classify::{MachineRole, MachineView};
 pub use condition::Condition;
-pub use launch::{IDLE_TIMEOUT, MAX_INPUT_BYTES};
+pub use launch::{CLASSES, IDLE_TIMEOUT, MAX_INPUT_BYTES};
 pub use machine::{Exit, Launch, Machine, MachineDisk, MachineId, Phase, Start};
 pub use observation::{
     ListFailure, ListUnavailable, MachineList, Moment, Observation, QueueView, WorkerView,

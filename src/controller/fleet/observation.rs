@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::capacity::OtherFleets;
 use super::machine::{Machine, MachineId};
-use crate::job::WorkerId;
+use crate::job::{WorkerClass, WorkerId};
+use crate::queue::ClassView;
 
 /// A point in time as the duration since the reconciler started. It is monotonic, so that clock changes do
 /// not matter.
@@ -62,13 +63,9 @@ pub enum ListFailure {
 /// The queue and the workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueView {
-    /// Jobs, and parts of split jobs, that a worker can claim.
-    pub pending: u64,
-    /// How many of these and of those that are due are parts.
-    pub parts: u64,
-    /// Delayed jobs that are due, and running jobs whose lease has expired. They become pending when a worker
-    /// or the janitor next reads the queue, which does not happen while no worker runs.
-    pub due: u64,
+    /// What waits for the workers of each class, also of classes that only other fleets take. What is due becomes pending
+    /// when a worker or the janitor next reads the queue, which does not happen while no worker runs.
+    pub waiting: BTreeMap<WorkerClass, ClassView>,
     /// Time until the next delayed job is due or the next lease expires.
     pub next_due: Option<Duration>,
     /// All registered workers, and all holders of a lease, even if they are no longer registered.

@@ -16,7 +16,7 @@ use super::planner::Planner;
 use super::policy::FleetPolicy;
 use super::price::MicroDollars;
 use super::repair;
-use super::share::{Waiting, share};
+use super::share::{WaitingByClass, share};
 use super::size::Offer;
 use super::slot::Slot;
 use super::state::{FleetState, LaunchFailure};
@@ -78,11 +78,12 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
     let workers = by_machine(observation);
     let units = units(listed, &workers, policy, memory, now);
     let too_large = memory.too_large.map(|(cpus, _)| cpus);
-    let waiting = Waiting::of(queue);
+    let by_class = WaitingByClass::of(queue);
+    let waiting = by_class.total_of(&policy.classes);
     let alone = desired::demand(&units, waiting, policy, too_large);
     let room = limits::launchable(&units, alone.desired, policy, memory, now);
     let capacity = FleetCapacity::of(&units, policy, too_large, room, now);
-    let mine = share(waiting, &capacity, &queue.others);
+    let mine = share(&by_class, &capacity, &queue.others).total_of(&policy.classes);
     let wanted_alone = alone.desired.machines;
     let Demand { desired, launches } =
         if mine == waiting { alone } else { desired::demand(&units, mine, policy, too_large) };

@@ -10,10 +10,11 @@ use super::provider::{Capabilities, MachineProvider};
 use super::size::{MachineSize, Offer, Purse, Sizes};
 use crate::config::registry::{
     FLEET_BUDGET_USD_PER_HOUR, FLEET_LAUNCH_FAILURES, FLEET_PAUSED, FLEET_PRICE_USD_PER_HOUR,
-    FLEET_STRICT_REGIONS, JOBS_PER_MACHINE, MAX_MACHINES, MIN_MACHINES, WORKER_CHUNKS, WORKER_IDLE_TIMEOUT,
+    FLEET_STRICT_REGIONS, JOBS_PER_MACHINE, MAX_MACHINES, MIN_MACHINES, WORKER_CHUNKS, WORKER_CLASSES,
+    WORKER_IDLE_TIMEOUT,
 };
 use crate::config::{ConfigError, ConfigErrors, Env, Setting};
-use crate::job::Millis;
+use crate::job::{Millis, WorkerClasses};
 
 /// The configuration of the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct FleetPolicy {
     pub max_input: Option<u64>,
     /// The revision of what only the provider knows of a machine; machines of other revisions are replaced.
     pub revision: Option<String>,
+    /// The classes of the jobs that the machines take.
+    pub classes: WorkerClasses,
     /// The regions of the machines, by preference.
     pub regions: Vec<String>,
     /// Whether machines may be created in any other region once all these are full.
@@ -150,6 +153,7 @@ impl FleetPolicy {
             disk: None,
             max_input: None,
             revision: None,
+            classes: WorkerClasses::default(),
             regions: vec![ANY_REGION.to_owned()],
             any_region: true,
             min: MIN_MACHINES.default_value().unwrap_or_default(),
@@ -169,7 +173,7 @@ impl FleetPolicy {
     }
 
     /// Reads the settings that apply to every provider: `FLEET_STRICT_REGIONS`, `MIN_MACHINES`,
-    /// `MAX_MACHINES`, `JOBS_PER_MACHINE`, `WORKER_CHUNKS`, `WORKER_IDLE_TIMEOUT`, `FLEET_BUDGET_USD_PER_HOUR`,
+    /// `MAX_MACHINES`, `JOBS_PER_MACHINE`, `WORKER_CHUNKS`, `WORKER_CLASSES`, `WORKER_IDLE_TIMEOUT`, `FLEET_BUDGET_USD_PER_HOUR`,
     /// `FLEET_PRICE_USD_PER_HOUR`, `FLEET_LAUNCH_FAILURES`, `FLEET_PAUSED`. Everything else is taken from
     /// `own`, which the provider has read.
     ///
@@ -189,6 +193,7 @@ impl FleetPolicy {
         let strict_regions = errors.keep(env.require(&FLEET_STRICT_REGIONS));
         let jobs_per_machine = errors.keep(env.require(&JOBS_PER_MACHINE));
         let chunks = errors.keep(env.get(&WORKER_CHUNKS)).flatten();
+        let classes = errors.keep(env.require(&WORKER_CLASSES));
         let idle_timeout = errors.keep(env.require(&WORKER_IDLE_TIMEOUT));
         let paused = errors.keep(env.require(&FLEET_PAUSED));
         let launch_failures = errors.keep(env.require(&FLEET_LAUNCH_FAILURES));
@@ -200,6 +205,7 @@ impl FleetPolicy {
                 max: max?,
                 jobs_per_machine: NonZeroU32::new(jobs_per_machine?)?,
                 chunks: chunks.and_then(NonZeroU32::new),
+                classes: classes?,
                 idle_timeout: idle_timeout?,
                 budget,
                 price,

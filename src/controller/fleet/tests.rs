@@ -1,6 +1,7 @@
 //! Tests of the plan: small fleets exhaustively, large ones at random, each fault by name, and whole
 //! simulations.
 
+mod classes;
 mod ended;
 mod faults;
 mod neutral;
@@ -9,6 +10,7 @@ mod share;
 mod sizes;
 mod unschedulable;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{
@@ -16,7 +18,8 @@ use super::{
     MicroDollars, Moment, Observation, Operation, Outcome, Phase, Plan, PlannedOperation, ProviderWords,
     QueueView, Slot, WorkerView, plan,
 };
-use crate::job::WorkerId;
+use crate::job::{WorkerClass, WorkerClasses, WorkerId};
+use crate::queue::ClassView;
 
 fn s(seconds: u64) -> Moment {
     Duration::from_secs(seconds)
@@ -28,7 +31,8 @@ fn policy() -> FleetPolicy {
 
 /// A launch that is right for every slot.
 fn launch(image: &str) -> Launch {
-    Launch { image: image.to_owned(), disk: None, revision: None, stays: true }
+    let classes = WorkerClasses::default();
+    Launch { image: image.to_owned(), disk: None, revision: None, stays: true, classes }
 }
 
 fn machine(slot: u32, phase: Phase) -> Machine {
@@ -87,6 +91,11 @@ fn worker(slot: u32, life: Life) -> Option<WorkerView> {
     })
 }
 
+/// A queue in which so much is ready for the workers of the default class.
+fn ready(pending: u64) -> BTreeMap<WorkerClass, ClassView> {
+    [(WorkerClass::default(), ClassView { pending, ..ClassView::default() })].into()
+}
+
 /// A reconciler's state together with its current observation.
 #[derive(Clone)]
 struct Desk {
@@ -113,7 +122,12 @@ impl Desk {
         let list = machines.iter().map(|(slot, state, _)| machine(*slot, state.clone())).collect();
         self.seen.machines = Ok(MachineList { at: self.now, machines: list });
         let workers = machines.iter().filter_map(|(slot, _, life)| worker(*slot, *life)).collect();
-        self.seen.queue = Some(QueueView { pending, workers, ..QueueView::default() });
+        self.seen.queue = Some(QueueView { waiting: ready(pending), workers, ..QueueView::default() });
+    }
+
+    /// What waits for the workers of the default class.
+    fn waiting(&mut self) -> &mut ClassView {
+        self.seen.queue.as_mut().unwrap().waiting.entry(WorkerClass::default()).or_default()
     }
 
     fn list(&mut self) -> &mut Vec<Machine> {

@@ -69,7 +69,8 @@ struct Round {
 
 impl Round {
     fn waits(&self) -> bool {
-        self.view.pending + self.view.due > 0
+        let own = self.view.waiting.iter().filter(|(class, _)| self.policy.classes.contains(class));
+        own.into_iter().any(|(_, of)| of.pending + of.due > 0)
     }
 
     /// How long after its expiry another holder's lock may be taken over.
@@ -154,7 +155,7 @@ impl Driver {
         self.others = others;
     }
 
-    /// Whether jobs waited when the round began, whichever fleet takes them.
+    /// Whether jobs of the fleet's classes waited when the round began, whichever fleet takes them.
     #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
     pub(crate) fn jobs_wait(&self) -> bool {
         self.round.as_ref().is_some_and(Round::waits)

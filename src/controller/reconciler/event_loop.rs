@@ -179,7 +179,8 @@ impl<P: MachineProvider> Reconciler<P> {
         {
             let policy = self.driver.policy();
             // Another process acts for this fleet.
-            let capacity = if self.driver.stands_by() { FleetCapacity::none(policy) } else { plan.capacity };
+            let capacity =
+                if self.driver.stands_by() { FleetCapacity::none(policy) } else { plan.capacity.clone() };
             membership.publish(capacity, policy);
         }
         pause
@@ -245,13 +246,14 @@ impl<P: MachineProvider> Reconciler<P> {
             while !matches!(changes.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
         }
         self.looked_at = Instant::now();
-        let view = self.deps.queue.fleet_view().await?;
-        let capabilities = self.deps.provider.capabilities();
         let wanted = self.deps.policy.borrow().clone();
+        let others = self.membership.as_mut().map(|membership| membership.others(&wanted.classes));
+        let others = others.unwrap_or_default();
+        // What others take of their other classes is not free for those of this fleet.
+        let view = self.deps.queue.fleet_view(&others.with_classes(&wanted.classes)).await?;
+        let capabilities = self.deps.provider.capabilities();
         self.driver.set_policy(FleetPolicy { app: self.app.clone(), capabilities, ..wanted });
-        if let Some(membership) = &mut self.membership {
-            self.driver.set_others(membership.others());
-        }
+        self.driver.set_others(others);
         Ok(EffectResult::Observed(view))
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::controller::fleet::{FleetCapacity, FleetPolicy, OtherFleets};
-use crate::job::Millis;
+use crate::job::{Millis, WorkerClasses};
 use crate::queue::FleetName;
 
 /// The fleets of a process, in the order in which they make machines.
@@ -44,6 +44,7 @@ impl FleetTable {
             table: self.clone(),
             changes: self.0.subscribe(),
             rank,
+            classes: policy.classes.clone(),
             others: OtherFleets::default(),
         }
     }
@@ -54,20 +55,24 @@ pub(crate) struct FleetMembership {
     table: FleetTable,
     changes: watch::Receiver<Capacities>,
     rank: Rank,
-    /// The others, as they were last read.
+    /// The classes of the jobs that this fleet takes.
+    classes: WorkerClasses,
+    /// The others that matter to it, as they were last read.
     others: OtherFleets,
 }
 
 impl FleetMembership {
-    /// The other fleets now.
-    pub(super) fn others(&mut self) -> OtherFleets {
-        self.others = others(&self.changes.borrow_and_update(), &self.rank);
+    /// The other fleets now, as far as they matter to a fleet of these classes.
+    pub(super) fn others(&mut self, classes: &WorkerClasses) -> OtherFleets {
+        self.classes.clone_from(classes);
+        self.others = others(&self.changes.borrow_and_update(), &self.rank, classes);
         self.others.clone()
     }
 
-    /// The number of machines of the others whose worker was idle when they were last read.
+    /// The number of machines of the others whose worker takes jobs of this fleet's classes, and was idle when they were last
+    /// read.
     pub(super) fn idle(&self) -> u32 {
-        self.others.idle()
+        self.others.idle(&self.classes)
     }
 
     /// Publishes what this fleet can take, and its place by its policy.
@@ -76,7 +81,7 @@ impl FleetMembership {
         let before = std::mem::replace(&mut self.rank, rank.clone());
         self.table.0.send_if_modified(|fleets| {
             let moved = before != rank && fleets.remove(&before).is_some();
-            let changed = fleets.insert(rank, capacity) != Some(capacity);
+            let changed = fleets.insert(rank, capacity.clone()) != Some(capacity);
             moved || changed
         });
     }
@@ -88,7 +93,7 @@ impl FleetMembership {
             if self.changes.changed().await.is_err() {
                 return std::future::pending().await;
             }
-            if others(&self.changes.borrow_and_update(), &self.rank) != self.others {
+            if others(&self.changes.borrow_and_update(), &self.rank, &self.classes) != self.others {
                 return;
             }
         }
@@ -101,11 +106,12 @@ impl Drop for FleetMembership {
     }
 }
 
-fn others(fleets: &Capacities, own: &Rank) -> OtherFleets {
-    OtherFleets {
-        before: fleets.range(..own).map(|(_, capacity)| *capacity).collect(),
-        after: fleets.iter().filter(|(rank, _)| *rank > own).map(|(_, capacity)| *capacity).collect(),
-    }
+fn others(fleets: &Capacities, own: &Rank, classes: &WorkerClasses) -> OtherFleets {
+    let others = OtherFleets {
+        before: fleets.range(..own).map(|(_, capacity)| capacity.clone()).collect(),
+        after: fleets.iter().filter(|(rank, _)| *rank > own).map(|(_, capacity)| capacity.clone()).collect(),
+    };
+    others.connected_to(classes)
 }
 
 #[cfg(test)]
@@ -128,7 +134,7 @@ mod tests {
 
     /// How many machines the fleets before and after this one have.
     fn places(member: &mut FleetMembership) -> (Vec<u32>, Vec<u32>) {
-        let others = member.others();
+        let others = member.others(&member.classes.clone());
         let free = |fleets: &[FleetCapacity]| fleets.iter().map(|fleet| fleet.free).collect();
         (free(&others.before), free(&others.after))
     }
@@ -167,16 +173,42 @@ mod tests {
         let table = FleetTable::default();
         let own = policy(1, 0);
         let (mut one, mut other) = (join(&table, "one", &own), join(&table, "other", &policy(2, 0)));
-        assert_eq!(one.others().after, [FleetCapacity::unknown(&own)]);
+        assert_eq!(one.others(&own.classes).after, [FleetCapacity::unknown(&own)]);
         one.publish(capacity(3), &own);
         assert!(one.changed().now_or_never().is_none(), "its own change wakes it");
         other.publish(capacity(1), &policy(2, 0));
         assert!(one.changed().now_or_never().is_some());
-        assert_eq!(one.others().after, [capacity(1)]);
+        assert_eq!(one.others(&own.classes).after, [capacity(1)]);
         other.publish(capacity(1), &policy(2, 0));
         assert!(one.changed().now_or_never().is_none(), "nothing has changed");
         drop(other);
         assert!(one.changed().now_or_never().is_some());
-        assert_eq!(one.others(), OtherFleets::default());
+        assert_eq!(one.others(&own.classes), OtherFleets::default());
+    }
+
+    #[test]
+    fn member_knows_only_the_fleets_that_matter_to_its_classes() {
+        let table = FleetTable::default();
+        let of = |since, classes: &str| FleetPolicy { classes: classes.parse().unwrap(), ..policy(since, 0) };
+        let (own, both, large, apart) =
+            (of(1, "default"), of(2, "default,large"), of(3, "large"), of(4, "team"));
+        let mut member = join(&table, "own", &own);
+        let _both = join(&table, "both", &both);
+        let mut of_large = join(&table, "large", &large);
+        let mut of_team = join(&table, "apart", &apart);
+        // What the second one takes of the class large, it does not take of the default one.
+        let others = member.others(&own.classes);
+        assert_eq!(others.after, [FleetCapacity::unknown(&both), FleetCapacity::unknown(&large)]);
+        let classes: Vec<String> =
+            others.with_classes(&own.classes).iter().map(ToString::to_string).collect();
+        assert_eq!(classes, ["default", "large"]);
+        assert_eq!(of_team.others(&apart.classes), OtherFleets::default());
+        let idle = |n| FleetCapacity { idle: n, ..FleetCapacity::none(&large) };
+        of_team.publish(FleetCapacity { idle: 4, ..FleetCapacity::none(&apart) }, &apart);
+        assert!(member.changed().now_or_never().is_none(), "it is woken by a fleet that does not matter");
+        of_large.publish(idle(3), &large);
+        assert!(member.changed().now_or_never().is_some());
+        member.others(&own.classes);
+        assert_eq!((member.idle(), of_large.idle()), (0, 0), "no idle machine takes a job of its class");
     }
 }

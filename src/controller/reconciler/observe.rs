@@ -21,46 +21,47 @@ pub(crate) fn queue_view(
     suspects: &mut BTreeMap<WorkerId, Moment>,
     now: Moment,
 ) -> QueueView {
-    let waits = view.next_ready_since.filter(|_| view.pending > 0);
-    let overdue = waits.is_some_and(|since| since_then(since, view.now) >= NO_SHOW);
+    // Since when what the worker could claim waits, and whether it should have claimed it by now.
+    let waits = |worker: &PoolWorker| {
+        let own = view.waiting.iter().filter(|(class, of)| of.pending > 0 && worker.classes.contains(class));
+        own.filter_map(|(_, of)| of.ready_since).min()
+    };
+    let is_overdue = |since: Millis| since_then(since, view.now) >= NO_SHOW;
     let before = std::mem::take(suspects);
+    // When what idle workers could claim is overdue, of each of them.
+    let mut looks: Vec<Millis> = Vec::new();
     let workers: Vec<WorkerView> = view
         .workers
         .iter()
         .map(|worker| {
             let until = worker.alive_until.filter(|until| *until > view.now);
             let last_sign = until.map(|until| until.plus(-millis(alive)));
+            let waits = waits(worker);
+            let overdue = waits.is_some_and(is_overdue);
             let mut ignores = overdue && worker.lease.is_none() && last_sign < waits;
             if ignores {
                 let since = before.get(&worker.worker).copied().unwrap_or(now);
                 suspects.insert(worker.worker.clone(), since);
                 ignores = now.saturating_sub(since) >= AGAIN;
             }
-            WorkerView {
+            let seen = WorkerView {
                 worker: worker.worker.clone(),
                 machine: machine_of(worker),
                 fresh: until.is_some() && !ignores,
                 busy: worker.lease.is_some_and(|(_, until)| until > view.now),
                 retired: worker.retired,
-            }
+            };
+            let is_idle = seen.fresh && !seen.busy && !seen.retired;
+            looks.extend(waits.filter(|_| is_idle && !overdue).map(|since| since.plus(millis(NO_SHOW))));
+            seen
         })
         .collect();
-    let idle = workers.iter().any(|w| w.fresh && !w.busy && !w.retired);
-    let looks = waits.filter(|_| idle && !overdue).map(|since| since.plus(millis(NO_SHOW)));
-    let next = [view.next_due, looks].into_iter().flatten().min();
+    let next = looks.into_iter().chain(view.next_due).min();
     let again = suspects.values().map(|since| (*since + AGAIN).saturating_sub(now)).filter(|d| !d.is_zero());
     let next_due = next.map(|at| since_then(view.now, at)).into_iter().chain(again).min();
     let when = |at: Millis| now.saturating_sub(since_then(at, view.now));
     let heard = view.heard.iter().map(|(machine, at)| (MachineId(machine.clone()), when(*at))).collect();
-    QueueView {
-        pending: view.pending,
-        parts: view.parts,
-        due: view.due,
-        next_due,
-        workers,
-        heard,
-        ..QueueView::default()
-    }
+    QueueView { waiting: view.waiting.clone(), next_due, workers, heard, ..QueueView::default() }
 }
 
 /// The machine that a worker runs on: as registered or, if its registration has expired, as its name says.
@@ -80,7 +81,8 @@ fn since_then(from: Millis, to: Millis) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::JobId;
+    use crate::job::{JobId, WorkerClass, WorkerClasses};
+    use crate::queue::ClassView;
 
     const ALIVE: Duration = Duration::from_secs(180);
     const NOW: Millis = Millis(1_000_000);
@@ -89,6 +91,7 @@ mod tests {
         PoolWorker {
             worker: WorkerId("m1-0123abcd".into()),
             machine: Some("m1".into()),
+            classes: WorkerClasses::default(),
             alive_until: Some(NOW.plus(180_000 - last_sign)),
             retired: false,
             lease: lease.map(|left| (JobId::new(), NOW.plus(left))),
@@ -98,8 +101,14 @@ mod tests {
     fn seen(waits: Option<i64>, worker: PoolWorker) -> (QueueView, bool, bool) {
         let view = FleetView {
             now: NOW,
-            pending: u64::from(waits.is_some()),
-            next_ready_since: waits.map(|ms| NOW.plus(-ms)),
+            waiting: BTreeMap::from([(
+                WorkerClass::default(),
+                ClassView {
+                    pending: u64::from(waits.is_some()),
+                    ready_since: waits.map(|ms| NOW.plus(-ms)),
+                    ..ClassView::default()
+                },
+            )]),
             workers: vec![worker],
             ..FleetView::default()
         };
@@ -136,6 +145,31 @@ mod tests {
         assert!(seen(Some(5_000), worker(4_000, None)).1);
         // It is busy with another job.
         assert!(seen(Some(5_000), worker(60_000, Some(9_000))).1);
+    }
+
+    #[test]
+    fn queue_view_idle_worker_that_claims_no_job_of_another_class_is_fresh() {
+        let large = PoolWorker { classes: "large,huge".parse().unwrap(), ..worker(60_000, None) };
+        let (queue, fresh, _) = seen(Some(9_000), large.clone());
+        assert!(fresh && queue.next_due.is_none(), "{queue:?}");
+        // It is told apart from a worker that takes that job, even if it waits for a longer time itself.
+        let waits = |pending, ms: i64| ClassView {
+            pending,
+            ready_since: Some(NOW.plus(-ms)),
+            ..ClassView::default()
+        };
+        let view = FleetView {
+            now: NOW,
+            waiting: [(WorkerClass::default(), waits(1, 9_000)), ("large".parse().unwrap(), waits(2, 4_000))]
+                .into(),
+            workers: vec![worker(60_000, None), PoolWorker { worker: WorkerId("m2-1".into()), ..large }],
+            ..FleetView::default()
+        };
+        let mut suspects = BTreeMap::new();
+        queue_view(&view, ALIVE, &mut suspects, Moment::ZERO);
+        let queue = queue_view(&view, ALIVE, &mut suspects, AGAIN);
+        assert_eq!(queue.workers.iter().map(|worker| worker.fresh).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(queue.next_due, Some(Duration::from_secs(1)), "the other one has another second");
     }
 
     #[test]

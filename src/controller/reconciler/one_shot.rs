@@ -122,7 +122,7 @@ impl<P: MachineProvider> OneShotReconciler<P> {
         let name = format!("{}:{}", self.group, Uuid::new_v4().simple());
         let mut trips = 1;
         let ask = self.ask(&name, true, RequestClass::List);
-        let mut look = self.queue.open_session(uploads, None, &ask).await?;
+        let mut look = self.queue.open_session(uploads, None, &self.policy.classes, &ask).await?;
         let outcomes = std::mem::take(&mut look.uploads);
         while let Some((pause, ask)) = again(&look, &ask, trips) {
             if began.elapsed() + pause > budget.time {
@@ -130,7 +130,7 @@ impl<P: MachineProvider> OneShotReconciler<P> {
             }
             sleep(pause).await;
             trips += 1;
-            look = self.queue.open_session(&[], None, &ask).await?;
+            look = self.queue.open_session(&[], None, &self.policy.classes, &ask).await?;
         }
         let Snapshot { view, lock: LockState::Mine(fence, permit), memory, .. } = look else {
             return Ok((outcomes, InvocationOutcome::NotLeader, trips));
@@ -165,7 +165,7 @@ fn read(json: Option<&str>) -> DriverState {
 
 /// Whether an invocation without the lock requests it again; if so, the pause before the request, and the request.
 fn again<'a>(look: &Snapshot, ask: &LockRequest<'a>, looks: u32) -> Option<(Duration, LockRequest<'a>)> {
-    let waits = look.view.pending + look.view.due > 0;
+    let waits = look.view.has_work();
     let takeover = if waits { TAKEOVER_BUSY } else { TAKEOVER_IDLE };
     match look.lock {
         LockState::Lapsed(ago) if ago >= takeover && !ask.insist => {
@@ -272,7 +272,8 @@ impl<P: MachineProvider> Invocation<'_, P> {
         let ask = self.deps.ask(&name, false, class);
         let ask = LockRequest { starts: starts.as_ref().map(|machine| &*machine.0), time: HOLD_ON, ..ask };
         self.trips += 1;
-        let look = self.deps.queue.open_session(&[], checkpoint.as_ref(), &ask).await?;
+        let look =
+            self.deps.queue.open_session(&[], checkpoint.as_ref(), &self.deps.policy.classes, &ask).await?;
         let LockState::Mine(fence, permit) = look.lock else { return Ok(Some(false)) };
         (self.view, self.looked, self.permit) = (look.view, Instant::now(), permit);
         (self.saved, self.intent) = (true, intent);
@@ -308,6 +309,8 @@ impl<P: MachineProvider> Invocation<'_, P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::WorkerClass;
+    use crate::queue::ClassView;
 
     #[test]
     fn again_requests_the_lock_once_more_when_it_may_become_free() {
@@ -323,7 +326,9 @@ mod tests {
             starts: None,
         };
         let looked = |lock: LockState, pending: u64, tries: u32| {
-            let view = FleetView { pending, ..FleetView::default() };
+            let waiting = ClassView { pending, ..ClassView::default() };
+            let waiting = [(WorkerClass::default(), waiting)].into();
+            let view = FleetView { waiting, ..FleetView::default() };
             let look = Snapshot { uploads: Vec::new(), view, lock, memory: None };
             again(&look, &ask, tries).map(|(pause, ask)| (pause, ask.insist))
         };

@@ -61,6 +61,7 @@ pub(crate) fn status(
         plan: steps(unpaused, &name_of),
         machine_usd_per_hour: policy.price.map(|price| price.dollars()),
         billed_usd_per_hour: plan.cost.map(|cost| cost.dollars()),
+        worker_classes: policy.classes.clone(),
         max_input_bytes: policy.largest_input(),
     }
 }

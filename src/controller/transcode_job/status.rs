@@ -339,6 +339,14 @@ fn repeat(before: &[Condition], type_: &'static str) -> Option<ConditionUpdate> 
 }
 
 /// What the state of a job says.
+/// The worker that a job waits for.
+fn worker_of(job: &Job) -> String {
+    match &job.spec.worker_class {
+        class if class.is_default() => "a worker".to_owned(),
+        class => format!("a worker of the class {class}"),
+    }
+}
+
 fn of_state(job: &Job, spec: &TranscodeJobSpec) -> Vec<ConditionUpdate> {
     match job.status {
         State::Uploading => {
@@ -367,9 +375,9 @@ fn of_state(job: &Job, spec: &TranscodeJobSpec) -> Vec<ConditionUpdate> {
                     )
                 }
                 (Some(error), None) => {
-                    format!("the job waits for a worker again; the last attempt failed: {error}")
+                    format!("the job waits for {} again; the last attempt failed: {error}", worker_of(job))
                 }
-                (None, _) => "the job waits for a worker".to_owned(),
+                (None, _) => format!("the job waits for {}", worker_of(job)),
             };
             vec![ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, message)]
         }

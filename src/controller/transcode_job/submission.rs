@@ -83,6 +83,7 @@ pub(crate) fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> R
     spec.stills = Stills::from(asked.stills.clone().unwrap_or_default());
     spec.parallelism = asked.parallelism.unwrap_or_default();
     spec.origin = Origin::Kubernetes;
+    spec.worker_class = asked.worker_class.clone();
     spec.failure_policy = failure_policy(asked);
     spec.priority =
         Priority::try_from(i64::from(asked.priority)).map_err(|e| Refusal::field("priority", e))?;
@@ -220,6 +221,7 @@ pub(crate) fn same(queued: &JobSpec, requested: &JobSpec) -> bool {
             spec.stills,
             spec.priority,
             spec.parallelism,
+            spec.worker_class.clone(),
             spec.webhook_url.clone(),
             spec.webhook_key.clone(),
         )
@@ -258,7 +260,7 @@ mod tests {
     fn everything_that_is_asked_for_reaches_the_queue() {
         let to_submission = of(json!({
             "input": {"url": "https://example.com/a.mp4"}, "preset": "hls", "qualities": ["360p", "720p"],
-            "priority": -3, "backoffLimit": 0, "activeDeadlineSeconds": 60,
+            "priority": -3, "backoffLimit": 0, "activeDeadlineSeconds": 60, "workerClass": "large",
             "webhook": {"url": "https://example.com/hook", "secretRef": {"name": "hook"}},
         }))
         .unwrap();
@@ -266,7 +268,7 @@ mod tests {
         let spec = serde_json::to_value(&to_submission.spec).unwrap();
         let expected = json!({
             "inputUrl": "https://example.com/a.mp4", "preset": "hls", "outputQualities": ["720p", "360p"],
-            "priority": -3, "maxAttempts": 1, "deadlineSeconds": 604_800, "origin": "kubernetes",
+            "priority": -3, "workerClass": "large", "maxAttempts": 1, "deadlineSeconds": 604_800, "origin": "kubernetes",
             "webhookUrl": "https://example.com/hook",
             "webhookKey": {"namespace": "media", "name": "hook", "key": "secret"},
         });
@@ -391,6 +393,7 @@ mod tests {
             ("ttlSecondsAfterFinished", json!(5), true),
             ("preset", json!("default"), false),
             ("priority", json!(1), false),
+            ("workerClass", json!("large"), false),
             ("qualities", json!(["144p"]), false),
             ("backoffLimit", json!(1), false),
             ("input", json!({"key": "b.mp4"}), false),

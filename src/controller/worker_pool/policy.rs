@@ -7,13 +7,13 @@ use kube::ResourceExt as _;
 use crate::config::registry::{
     FLEET_BUDGET_USD_PER_HOUR, FLEET_PAUSED, FLEET_STRICT_REGIONS, FLY_WORKER_DISK_GB, FLY_WORKER_GUEST,
     FLY_WORKER_GUESTS, FLY_WORKER_IMAGE, FLY_WORKER_MEMORY_MB, FLY_WORKER_REGIONS, JOBS_PER_MACHINE,
-    MAX_MACHINES, MIN_MACHINES, WORKER_IDLE_TIMEOUT,
+    MAX_MACHINES, MIN_MACHINES, WORKER_CLASSES, WORKER_IDLE_TIMEOUT,
 };
 use crate::config::{Env, Field};
 use crate::controller::fleet::FleetPolicy;
 use crate::crd::{PodsSpec, WorkerPool, WorkerPoolSpec};
 use crate::flyprovider;
-use crate::job::Millis;
+use crate::job::{Millis, WorkerClass};
 use crate::podprovider::{self, PodPool, PodTemplate};
 
 /// The fleet that is wanted, by its provider.
@@ -38,7 +38,9 @@ impl FleetTarget {
 fn common_fields(pool: &WorkerPoolSpec) -> Vec<Field> {
     // A pool can set this and not unset it: an environment that pauses the fleet is not undone by a pool.
     let paused = pool.paused.then_some(true);
+    let classes: Vec<&str> = pool.worker_classes.iter().map(WorkerClass::as_str).collect();
     vec![
+        Field::new("spec.workerClasses", &WORKER_CLASSES, Some(classes.join(","))),
         Field::new("spec.min", &MIN_MACHINES, Some(pool.min)),
         Field::new("spec.max", &MAX_MACHINES, Some(pool.max)),
         Field::new("spec.jobsPerMachine", &JOBS_PER_MACHINE, Some(pool.jobs_per_machine)),
@@ -178,13 +180,13 @@ mod tests {
     #[test]
     fn policy_prefers_the_pool_and_falls_back_to_the_environment() {
         let spec = pool(serde_json::json!({
-            "min": 1, "max": 7, "jobsPerMachine": 2, "idleTimeoutSeconds": 60, "budgetUsdPerHour": "2.50",
+            "min": 1, "max": 7, "workerClasses": ["large", "default"], "jobsPerMachine": 2, "idleTimeoutSeconds": 60, "budgetUsdPerHour": "2.50",
             "paused": true,
             "provider": {"fly": {"strictRegions": true, "guest": {"size": "performance-4x"}, "diskGb": 40}},
         }));
         let policy = fly_policy(Some(&spec), &Env::of(env)).unwrap();
         assert_eq!((policy.min, policy.max, policy.jobs_per_machine.get()), (1, 7, 2));
-        assert_eq!(policy.idle_timeout.as_secs(), 60);
+        assert_eq!((policy.idle_timeout.as_secs(), policy.classes.to_string()), (60, "default,large".into()));
         assert_eq!((policy.regions.as_slice(), policy.any_region), (["iad".to_owned()].as_slice(), false));
         assert_eq!((policy.sizes.base().cpus, policy.image.as_str()), (4, "registry.fly.io/clips:1"));
         assert!(policy.paused && policy.budget.is_some());
@@ -204,6 +206,11 @@ mod tests {
     fn policy_error_in_the_pool_names_its_field() {
         let of_fly = |fly: serde_json::Value| serde_json::json!({"provider": {"fly": fly}});
         for (field, spec) in [
+            ("spec.workerClasses", serde_json::json!({"workerClasses": []})),
+            (
+                "spec.workerClasses",
+                serde_json::json!({"workerClasses": ["a", "b", "c", "d", "e", "f", "g", "h", "i"]}),
+            ),
             ("spec.min", serde_json::json!({"min": 3, "max": 2})),
             ("spec.max", serde_json::json!({"max": 0})),
             ("spec.jobsPerMachine", serde_json::json!({"jobsPerMachine": -1})),
@@ -284,7 +291,7 @@ mod tests {
     #[test]
     fn pool_of_pods_needs_nothing_of_fly() {
         let spec = serde_json::json!({
-            "min": 1, "max": 7, "idleTimeoutSeconds": 60, "image": "worker:1",
+            "min": 1, "max": 7, "idleTimeoutSeconds": 60, "image": "worker:1", "workerClasses": ["large"],
             "provider": {"pods": {"resources": {"limits": {"cpu": 4, "memory": "8Gi"}}}},
         });
         let env = Env::of(|name| (name == "FLEET_PAUSED").then(|| "true".to_owned()));
@@ -297,6 +304,15 @@ mod tests {
         assert_eq!((policy.sizes.base().cpus, policy.sizes.base().memory_mb), (4, 8192));
         assert_eq!(policy.revision.as_deref(), Some(pool.template.revision()));
         assert!(policy.paused);
+        assert_eq!(policy.classes.to_string(), "large");
+    }
+
+    #[test]
+    fn pool_that_names_no_class_takes_jobs_of_the_default_one_whatever_the_environment_says() {
+        let env = |name: &str| if name == "WORKER_CLASSES" { Some("large".to_owned()) } else { env(name) };
+        let none = pool(serde_json::json!({}));
+        assert_eq!(fly_policy(Some(&none), &Env::of(env)).unwrap().classes.to_string(), "default");
+        assert_eq!(fly_policy(None, &Env::of(env)).unwrap().classes.to_string(), "large");
     }
 
     #[test]

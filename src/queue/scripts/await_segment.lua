@@ -4,7 +4,7 @@
 -- number of the segment.
 -- Returns READY, WAIT, ENDED with the state of a job that has ended, or UNKNOWN.
 local id, split, stream, segment = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local s = redis.call('HMGET', status(id), 'state', 'split', 'rank', 'segments', 'sound')
+local s = redis.call('HMGET', status(id), 'state', 'split', 'rank', 'segments', 'sound', 'class')
 if not s[1] then return { 'UNKNOWN' } end
 if s[1] ~= 'running' and s[1] ~= 'queued' then return { 'ENDED', s[1] } end
 if s[2] ~= split then return { 'UNKNOWN' } end
@@ -33,16 +33,16 @@ if redis.call('HEXISTS', reports(id), part) == 1 then
 end
 -- In front of all that nobody waits for, whatever its priority: this takes a worker from the others for one part. Among
 -- each other, awaited parts stand by the arrival and the priority of their jobs.
-local task, front = id .. '/' .. part, s[3] - 1000000000000
-local place = redis.call('ZSCORE', pending, task)
+local task, front, class = id .. '/' .. part, s[3] - 1000000000000, s[6] or ''
+local place = redis.call('ZSCORE', (lane(class)), task)
 local is_held_back = not place and redis.call('ZSCORE', held_back(id), part)
 -- The first two chunks are played with the beginning of the sound.
 local lacks_sound = is_found and first >= 2 and segment >= sound and redis.call('SISMEMBER', parts(id), 'audio') == 1
   and redis.call('HEXISTS', reports(id), 'audio') == 0
 if is_held_back or (place and tonumber(place) > front) then
-  ring(id)
-  redis.call('ZADD', awaited_wakeups, 0, string.sub(id, -1))
-  redis.call('ZADD', pending, string.format('%.0f', front), task)
+  ring(class, id)
+  ring_awaited(class, id)
+  enqueue(class, string.format('%.0f', front), task)
   if is_held_back then
     redis.call('HSET', status(task), 'extra', '1')
     redis.call('ZREM', held_back(id), part)

@@ -3,7 +3,7 @@
 -- A running worker learns this with its next heartbeat, because its lease is gone.
 local id, how, failure = ARGV[2], ARGV[3], ARGV[4]
 local s = redis.call('HMGET', status(id), 'state', 'epoch', 'hook', 'keep', 'suspended', 'keep_input',
-  'keep_outputs', 'split')
+  'keep_outputs', 'split', 'class')
 local state = s[1]
 if not state then return { 'UNKNOWN' } end
 -- A suspended job can still be cancelled, and only then a webhook is sent.
@@ -44,7 +44,7 @@ end
 if state == 'uploading' then
   redis.call('ZREM', uploading, id)
 elseif state == 'queued' then
-  if redis.call('ZREM', pending, id) == 0 then redis.call('ZREM', scheduled, id) end
+  if dequeue(s[9] or '', id) == 0 then redis.call('ZREM', scheduled, id) end
 elseif state == 'running' and s[2] ~= split then
   clean_up_attempt(id, s[2], by_clock(ms))
   redis.call('ZREM', leases, id .. ':' .. s[2])

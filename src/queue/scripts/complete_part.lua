@@ -18,7 +18,7 @@ if redis.call('ZREM', leases, lease) == 0 then
   answer = redis.call('HEXISTS', reports(id), part) == 1 and 'ALREADY' or 'LOST'
 else
   on_error(function() redis.pcall('ZADD', leases, clock() + 30000, lease) end)
-  local waits, _, rank, is_limited, failed_part = waits_for_parts(id, split)
+  local waits, _, rank, class, is_limited, failed_part = waits_for_parts(id, split)
   if not waits then
     answer = 'LOST'
     drop_stale_part(task, split)
@@ -26,7 +26,7 @@ else
     on_error(function()
       redis.pcall('HDEL', reports(id), part)
       redis.pcall('HSET', status(id), 'state', 'running', 'progress', 0)
-      redis.pcall('ZREM', pending, id)
+      pcall(dequeue, class, id)
       redis.pcall('SADD', split_jobs, id)
     end)
     redis.call('HSET', reports(id), part, report)
@@ -47,17 +47,17 @@ else
       local lets_in = is_limited and part ~= 'audio' and redis.call('HGET', status(task), 'extra') ~= '1'
       local next = lets_in and redis.call('ZRANGE', held_back(id), 0, 0, 'WITHSCORES') or {}
       if next[1] then
-        on_error(function() redis.pcall('ZREM', pending, id .. '/' .. next[1]) end)
-        redis.call('ZADD', pending, next[2], id .. '/' .. next[1])
-        ring(id)
+        on_error(function() pcall(dequeue, class, id .. '/' .. next[1]) end)
+        enqueue(class, next[2], id .. '/' .. next[1])
+        ring(class, id)
         redis.call('ZREM', held_back(id), next[1])
       end
     else
       appended_at = event(id, 'queued')
       redis.call('HSET', status(id), 'state', 'queued', 'queued', appended_at, 'progress', 99)
       redis.call('SREM', split_jobs, id)
-      redis.call('ZADD', pending, rank, id)
-      ring(id)
+      enqueue(class, rank, id)
+      ring(class, id)
     end
   end
   undo = {}

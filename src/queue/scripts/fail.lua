@@ -32,7 +32,7 @@ if delay >= 0 then
   redis.call('ZADD', scheduled, now + delay, id)
   if not part then clean_up_attempt(id, epoch, now) end
   -- Wakes an idle worker, so that it learns when the retry is due and does not wait longer.
-  ring(id)
+  ring(class_of(id), id)
   if part then
     local s = redis.call('HMGET', status(id), 'attempt', 'ignored')
     local tries = (tonumber(s[1]) or 0) + (tonumber(s[2]) or 0)

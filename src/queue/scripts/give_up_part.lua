@@ -5,7 +5,7 @@ local task, epoch, report, split = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local id, part = job_and_part(task)
 if redis.call('ZREM', leases, task .. ':' .. epoch) == 0 then return { 'LOST' } end
 on_error(function() redis.pcall('ZADD', leases, clock() + 30000, task .. ':' .. epoch) end)
-local waits, _, rank = waits_for_parts(id, split)
+local waits, _, rank, class = waits_for_parts(id, split)
 if not waits then
   undo = {}
   drop_stale_part(task, split)
@@ -14,10 +14,10 @@ end
 local ms = event(id, 'queued')
 redis.call('HSET', reports(id), part, report)
 redis.call('HSET', status(id), 'state', 'queued', 'queued', ms, 'playable', '', 'segments', '', 'sound', '')
-redis.call('ZADD', pending, rank, id)
+enqueue(class, rank, id)
 -- The job is in the queue, whatever happens.
 undo = {}
 redis.call('SREM', split_jobs, id)
 drop_open_parts(id)
-ring(id)
+ring(class, id)
 return { 'DONE' }

@@ -20,15 +20,22 @@ local pool, alive, retired = P .. 'machines:pool', P .. 'machines:alive', P .. '
 local heard, cleanup = P .. 'machines:heard', P .. 'jobs:cleanup'
 -- The tokens with a name, each with the hash of its secret.
 local tokens = P .. 'tokens'
+-- The classes, other than the default one, whose tasks are ready for a worker.
+local classes = P .. 'jobs:classes'
 -- The split jobs that wait for their parts.
 local split_jobs = P .. 'jobs:split'
 -- When a sweep last looked at the clock (now), and the newest event when it last followed a step (event).
 local clock_seen = P .. 'jobs:clock'
 -- The version of the format of records and events; FORMAT_VERSION in src/job/mod.rs.
 local VERSION = 1
--- The version of the records of split jobs and their parts, which is the newest that can be read; SPLIT_VERSION in
--- src/job/mod.rs. One that knows only whole jobs leaves them alone.
+-- The version of the records of split jobs and their parts; SPLIT_VERSION in src/job/mod.rs. One that knows only whole
+-- jobs leaves them alone.
 local SPLIT_VERSION = 3
+-- The version of the records of jobs and parts that not all workers may run, which is the newest that can be read;
+-- CLASS_VERSION in src/job/mod.rs. One that knows no classes leaves them alone.
+local CLASS_VERSION = 4
+-- The class of workers that the records of jobs do not name; WorkerClass::DEFAULT in src/job/worker_class.rs.
+local DEFAULT_CLASS = 'default'
 -- Scores of `alive` from this number on belong to retired workers: this number plus their time.
 local RETIRED_OFFSET = 4503599627370496
 local tries = P .. 'webhooks:tries'
@@ -65,6 +72,38 @@ end
 local function job_and_part(task)
   local id, part = string.match(task, '^([^/]+)/(.+)$')
   return id or task, part
+end
+
+-- The class of the workers that may run a task; '' is the default one.
+local function class_of(task)
+  return redis.call('HGET', status(task), 'class') or ''
+end
+
+-- The lane of a class: the key of its queue, of its bell, and of its bell for workers that are busy with parts.
+local function lane(class)
+  if class == '' then return pending, wakeups, awaited_wakeups end
+  return pending .. ':' .. class, wakeups .. ':class:' .. class, awaited_wakeups .. ':' .. class
+end
+
+-- The fields of the record of a task of this class. The version is at least `version`.
+local function class_fields(class, version)
+  if class == '' then return 'v', version end
+  return 'v', CLASS_VERSION, 'class', class
+end
+
+-- Puts tasks, each after its place, into the queue of their class. The class is listed first, so that no queue with a task
+-- is overlooked.
+local function enqueue(class, ...)
+  if class ~= '' then redis.call('SADD', classes, class) end
+  redis.call('ZADD', (lane(class)), ...)
+end
+
+-- Removes tasks from the queue of their class, and from that of the default one, where a version that knows no classes
+-- puts all; a leftover there is dropped by the claim that finds it. Returns how many stood in the first.
+local function dequeue(class, ...)
+  local removed = redis.call('ZREM', (lane(class)), ...)
+  if class ~= '' then redis.pcall('ZREM', pending, ...) end
+  return removed
 end
 
 -- Appends an event and returns its time: the id in the stream is the server's clock, which saves a
@@ -188,20 +227,35 @@ local function publish_fleet(fleet, json)
   end
 end
 
--- Wakes an idle worker. This is only a hint: a worker that misses it polls. At most 16 hints are
--- stored. The job selects which, so that two jobs wake two workers even if none is waiting at the
--- moment.
-local function ring(id)
-  redis.call('ZADD', wakeups, 0, string.sub(id, -1))
+-- Stores wake-ups in the bell of a class, whose workers wait there. A worker looks for tasks before it waits, so that old
+-- ones are of no use: those of a class that no worker takes expire.
+local function store_hints(class, bell, ...)
+  redis.call('ZADD', bell, ...)
+  if class ~= '' then redis.call('PEXPIRE', bell, 600000) end
 end
 
--- Wakes up to n idle workers.
-local function ring_all(n)
+-- Wakes an idle worker of a class. This is only a hint: a worker that misses it polls. At most 16 hints are
+-- stored. The job selects which, so that two jobs wake two workers even if none is waiting at the
+-- moment.
+local function ring(class, id)
+  local _, bell = lane(class)
+  store_hints(class, bell, 0, string.sub(id, -1))
+end
+
+-- Wakes a worker of a class that is busy with parts, for one that somebody waits for.
+local function ring_awaited(class, id)
+  local _, _, bell = lane(class)
+  store_hints(class, bell, 0, string.sub(id, -1))
+end
+
+-- Wakes up to n idle workers of a class.
+local function ring_all(class, n)
   local hints = {}
   for i = 1, math.min(n, 16) do
     hints[2 * i - 1], hints[2 * i] = 0, string.format('%x', i - 1)
   end
-  if n > 0 then redis.call('ZADD', wakeups, unpack(hints)) end
+  local _, bell = lane(class)
+  if n > 0 then store_hints(class, bell, unpack(hints)) end
 end
 
 -- Asks one of the workers that are busy with parts for the sound around a chunk, unless one was asked a moment ago. It
@@ -229,17 +283,17 @@ end
 local function give_back_on_error(id, epoch)
   on_error(function()
     redis.pcall('HSET', status(id), 'state', 'running', 'finished', '')
-    redis.pcall('ZREM', pending, id)
+    pcall(function() dequeue(class_of(id), id) end)
     redis.pcall('ZREM', scheduled, id)
     redis.pcall('ZADD', leases, clock() + 30000, id .. ':' .. epoch)
   end)
 end
 
--- Whether a job waits for the parts into which this attempt split it; also returns its state, its place in the queue, and
--- whether some of its parts were held back.
+-- Whether a job waits for the parts into which this attempt split it; also returns its state, its place in the queue, its
+-- class, whether some of its parts were held back, and which part has failed last.
 local function waits_for_parts(id, split)
-  local s = redis.call('HMGET', status(id), 'state', 'split', 'epoch', 'rank', 'limited', 'failed_part')
-  return s[1] == 'running' and s[2] == split and s[3] == split, s[1], s[4], s[5] == '1', s[6]
+  local s = redis.call('HMGET', status(id), 'state', 'split', 'epoch', 'rank', 'class', 'limited', 'failed_part')
+  return s[1] == 'running' and s[2] == split and s[3] == split, s[1], s[4], s[5] or '', s[6] == '1', s[7]
 end
 
 -- Tells that players can play a split job, as soon as its first chunk and the beginning of its sound are in storage.
@@ -271,9 +325,9 @@ local function drop_open_parts(id)
   for _, part in ipairs(redis.call('SMEMBERS', parts(id))) do
     if redis.call('HEXISTS', reports(id), part) == 0 then
       local task = id .. '/' .. part
-      local epoch = redis.call('HGET', status(task), 'epoch') or ''
-      redis.pcall('ZREM', leases, task .. ':' .. epoch)
-      redis.pcall('ZREM', pending, task)
+      local s = redis.call('HMGET', status(task), 'epoch', 'class')
+      redis.pcall('ZREM', leases, task .. ':' .. (s[1] or ''))
+      pcall(dequeue, s[2] or '', task)
       redis.pcall('ZREM', scheduled, task)
       redis.pcall('UNLINK', status(task))
       redis.pcall('SREM', parts(id), part)
@@ -287,18 +341,21 @@ end
 local function drop_parts(id)
   local keys, is_done = { parts(id), reports(id), held_back(id) }, {}
   for _, part in ipairs(redis.call('HKEYS', reports(id))) do is_done[part] = true end
-  local open, held = {}, {}
+  local open, held, class = {}, {}, ''
   for _, part in ipairs(redis.call('SMEMBERS', parts(id))) do
     local task = id .. '/' .. part
     keys[#keys + 1] = status(task)
     if not is_done[part] then
+      local s = redis.call('HMGET', status(task), 'epoch', 'class')
       open[#open + 1] = task
-      held[#held + 1] = task .. ':' .. (redis.call('HGET', status(task), 'epoch') or '')
+      held[#held + 1] = task .. ':' .. (s[1] or '')
+      -- They all have that of the job.
+      class = s[2] or class
     end
   end
   if open[1] then
     redis.pcall('ZREM', leases, unpack(held))
-    redis.pcall('ZREM', pending, unpack(open))
+    pcall(dequeue, class, unpack(open))
     redis.pcall('ZREM', scheduled, unpack(open))
     redis.pcall('SREM', split_jobs, id)
   end
@@ -370,17 +427,17 @@ end
 
 -- Requeues a task whose lease expired at its old place. After the last attempt its next claim only
 -- verifies: the attempt that was lost may have committed its outputs, and only one that has looked at
--- the manifest may fail the job. Returns the number of jobs that became ready, or nothing if the
+-- the manifest may fail the job. Returns the number of jobs that became ready and their class, or nothing if the
 -- entry is a leftover. One that this version cannot handle is put off, so that it stops no other.
 local function reap(member, now)
   local id, epoch = string.match(member, '^(.+):(%d+)$')
   local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'worker', 'verify', 'v',
-    'split', 'ignored')
+    'split', 'ignored', 'class')
   if s[1] ~= 'running' or s[2] ~= epoch then return nil end
   local is_usable = tonumber(s[3]) and tonumber(s[4]) and tonumber(s[5])
-  if not is_usable or (tonumber(s[8]) or 1) > SPLIT_VERSION then
+  if not is_usable or (tonumber(s[8]) or 1) > CLASS_VERSION then
     redis.call('ZADD', leases, 'XX', now + 600000, member)
-    return 0
+    return 0, ''
   end
   undo = { function() redis.pcall('HSET', status(id), 'state', 'running') end }
   local failure
@@ -396,7 +453,8 @@ local function reap(member, now)
   -- A part stores its outputs with those of its job.
   local _, part = job_and_part(id)
   if not part then clean_up_attempt(id, epoch, now) end
-  redis.call('ZADD', pending, s[5], id)
+  local class = s[11] or ''
+  enqueue(class, s[5], id)
   -- From here on the task is in the queue, whatever happens.
   undo = {}
   drop_lease(member, s[6])
@@ -405,22 +463,23 @@ local function reap(member, now)
   elseif failure then
     pcall(tell_failed_part, id, s[9] or '', tonumber(s[3]) + (tonumber(s[10]) or 0), '0', failure)
   end
-  return 1
+  return 1, class
 end
 
 -- Queues a delayed job whose time has come. Returns the same as reap.
 local function promote(id, now)
-  local s = redis.call('HMGET', status(id), 'state', 'boost')
+  local s = redis.call('HMGET', status(id), 'state', 'boost', 'class')
   if s[1] ~= 'queued' then return nil end
   if not tonumber(s[2]) then
     redis.call('ZADD', scheduled, 'XX', now + 600000, id)
-    return 0
+    return 0, ''
   end
   local rank = now - tonumber(s[2])
   redis.call('HSET', status(id), 'queued', now, 'rank', rank, 'retry', '')
-  redis.call('ZADD', pending, rank, id)
+  local class = s[3] or ''
+  enqueue(class, rank, id)
   redis.call('ZREM', scheduled, id)
-  return 1
+  return 1, class
 end
 
 -- How long leases are still spared after Redis was away, in ms. None could be renewed meanwhile, so that one
@@ -437,7 +496,7 @@ end
 -- `grace` is for how long leases are spared after a restart of Redis, `away` for how long the caller
 -- asks that they are, because it could not reach Redis itself.
 local function sweep(now, limit, grace, away)
-  local ready, due, leftovers = 0, -1, {}
+  local ready, by_class, due, leftovers = 0, {}, -1, {}
   for _, way in ipairs({ { leases, reap }, { scheduled, promote } }) do
     local list = redis.call('ZRANGE', way[1], 0, limit - 1, 'WITHSCORES')
     local next_due = #list == 2 * limit and now or -1
@@ -452,9 +511,10 @@ local function sweep(now, limit, grace, away)
         next_due = math.max(at, now + rest)
         break
       end
-      local became = way[2](list[i], now)
+      local became, class = way[2](list[i], now)
       if became then
         ready = ready + became
+        by_class[class] = (by_class[class] or 0) + became
       else
         leftovers[#leftovers + 1] = { way[1], list[i] }
       end
@@ -466,6 +526,6 @@ local function sweep(now, limit, grace, away)
   for _, leftover in ipairs(leftovers) do
     redis.call('ZREM', leftover[1], leftover[2])
   end
-  ring_all(ready)
+  for class, n in pairs(by_class) do ring_all(class, n) end
   return ready, due
 end

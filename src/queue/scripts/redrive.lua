@@ -2,7 +2,7 @@
 -- its limits (see over_limit), or nothing.
 -- Returns QUEUED, WRONG with the job's state, NEVER_UPLOADED, LIMIT as submit.lua does, or UNKNOWN.
 local id = ARGV[2]
-local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch', 'overdue', 'split', 'uploaded', 'owner', 'spec')
+local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch', 'overdue', 'split', 'uploaded', 'owner', 'spec', 'class')
 if not s[1] then return { 'UNKNOWN' } end
 if s[1] ~= 'failed' and s[1] ~= 'cancelled' then return { 'WRONG', s[1] } end
 -- Its upload never arrived (expire.lua; cancel.lua), so there is nothing to retry.
@@ -17,8 +17,9 @@ if owner ~= '' then
 end
 local ms = event(id, 'queued')
 local rank = ms - tonumber(s[2])
-redis.call('ZADD', pending, rank, id)
-on_error(function() redis.pcall('ZREM', pending, id) end)
+local class = s[9] or ''
+on_error(function() pcall(dequeue, class, id) end)
+enqueue(class, rank, id)
 redis.call('ZREM', s[1] == 'failed' and dead or cancelled, id)
 undo = {}
 -- A new epoch gives the next delivery a unique name, even if the job ends again before any claim. It is also that of
@@ -40,5 +41,5 @@ if s[5] and s[5] ~= '' then
   redis.call('HSET', status(id), 'split', '')
   drop_parts(id)
 end
-ring(id)
+ring(class, id)
 return { 'QUEUED' }

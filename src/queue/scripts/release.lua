@@ -4,8 +4,8 @@
 local id, epoch, delay = ARGV[2], ARGV[3], tonumber(ARGV[4])
 if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then return { 'LOST' } end
 give_back_on_error(id, epoch)
-local s = redis.call('HMGET', status(id), 'rank', 'verify')
-local _, part = job_and_part(id)
+local s = redis.call('HMGET', status(id), 'rank', 'verify', 'class')
+local class, _, part = s[3] or '', job_and_part(id)
 local now = part and clock() or by_clock(event(id, 'queued'))
 -- To verify is no attempt.
 if s[2] ~= '1' then
@@ -14,11 +14,11 @@ if s[2] ~= '1' then
 end
 redis.call('HSET', status(id), 'state', 'queued', 'queued', delay == 0 and now or '', 'progress', 0)
 if delay == 0 then
-  redis.call('ZADD', pending, s[1], id)
+  enqueue(class, s[1], id)
 else
   redis.call('HSET', status(id), 'retry', now + delay)
   redis.call('ZADD', scheduled, now + delay, id)
 end
 if not part then clean_up_attempt(id, epoch, now) end
-ring(id)
+ring(class, id)
 return { 'RELEASED' }

@@ -4,11 +4,19 @@
 local machine, ms = ARGV[5], tonumber(ARGV[6])
 local now = clock()
 if not holds_lock(ARGV[2], ARGV[3], ARGV[4], now) then return { 'FENCED' } end
-local workers = {}
+local workers, lanes = {}, {}
 for i = 7, #ARGV do workers[ARGV[i]] = true end
 for _, json in ipairs(redis.call('HVALS', pool)) do
   local ok, record = pcall(cjson.decode, json)
-  if ok and type(record) == 'table' and record.machineId == machine then workers[record.workerId] = true end
+  if ok and type(record) == 'table' and record.machineId == machine then
+    workers[record.workerId] = true
+    -- One of an older version names no classes.
+    local its = type(record.workerClasses) == 'table' and record.workerClasses or { DEFAULT_CLASS }
+    for _, class in ipairs(its) do lanes[class == DEFAULT_CLASS and '' or tostring(class)] = true end
+  end
+end
+for i = 7, #ARGV do
+  if redis.call('HEXISTS', pool, ARGV[i]) == 0 then lanes[''] = true end
 end
 -- An expired lease counts as well: until it is reaped, a heartbeat can still renew it.
 for _, member in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
@@ -22,6 +30,6 @@ for worker in pairs(workers) do
   local at = tonumber(redis.call('ZSCORE', alive, worker) or RETIRED_OFFSET)
   if at < RETIRED_OFFSET then redis.call('ZADD', alive, 'XX', RETIRED_OFFSET + at, worker) end
 end
--- A wake-up cannot be sent to a certain worker, so all idle ones are woken.
-ring_all(16)
+-- A wake-up cannot be sent to a certain worker, so all idle ones of its classes are woken.
+for class in pairs(lanes) do ring_all(class, 16) end
 return { 'RETIRED' }

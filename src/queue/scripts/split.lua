@@ -5,7 +5,7 @@
 -- Returns SPLIT, ALREADY, or LOST with the job's state.
 local id, epoch, plan, segments = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local s = redis.call('HMGET', status(id), 'state', 'epoch', 'rank', 'max', 'boost', 'split', 'attempt', 'error',
-  'verify')
+  'verify', 'class')
 if not redis.call('ZSCORE', leases, id .. ':' .. epoch) then
   if s[6] == epoch then return { 'ALREADY' } end
   return { 'LOST', s[1] or '' }
@@ -18,6 +18,7 @@ on_error(function()
   pcall(drop_parts, id)
 end)
 if is_anew then drop_parts(id) end
+local class = s[10] or ''
 redis.call('HSET', reports(id), 'plan', plan)
 local now = clock()
 local names, places, held = {}, {}, {}
@@ -27,7 +28,7 @@ for i = 6, #ARGV, 3 do
   -- The epochs of a part are above that of the split, so that none of them was used for a part of an earlier split.
   -- The fields without a use are those by which a version that knows no parts sees that it must leave this alone.
   redis.call('HSET', status(task), 'state', 'queued', 'epoch', epoch, 'attempt', 0, 'max', s[4], 'boost', s[5],
-    'rank', place, 'queued', now, 'created', now, 'spec', '', 'split', epoch, 'v', SPLIT_VERSION)
+    'rank', place, 'queued', now, 'created', now, 'spec', '', 'split', epoch, class_fields(class, SPLIT_VERSION))
   local to = ARGV[i + 2] == '1' and held or places
   to[#to + 1] = place
   to[#to + 1] = ARGV[i + 2] == '1' and ARGV[i] or task
@@ -39,10 +40,10 @@ redis.call('UNLINK', held_back(id))
 if held[1] then redis.call('ZADD', held_back(id), unpack(held)) end
 -- The attempts at finishing the job are counted anew.
 redis.call('HSET', status(id), 'split', epoch, 'attempt', 0, 'error', '', 'verify', '', 'playable', '',
-  'sound', '', 'segments', segments, 'limited', held[1] and '1' or '', 'v', SPLIT_VERSION)
-redis.call('ZADD', pending, unpack(places))
+  'sound', '', 'segments', segments, 'limited', held[1] and '1' or '', class_fields(class, SPLIT_VERSION))
+enqueue(class, unpack(places))
 redis.call('ZREM', leases, id .. ':' .. epoch)
 -- The parts are in the queue, and wait for workers, whatever happens.
 undo = {}
-ring_all(#places / 2)
+ring_all(class, #places / 2)
 return { 'SPLIT' }

@@ -39,6 +39,20 @@ if event_ahead or sweep_ahead then
 end
 
 local ready, due = sweep(now, tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]))
+-- A version that knows no classes may have put tasks into the wrong queue, where perhaps no worker claims any.
+local first = redis.call('ZRANGE', pending, 0, 15, 'WITHSCORES')
+for i = 1, #first, 2 do
+  local s = redis.call('HMGET', status(first[i]), 'class', 'state')
+  if s[1] and s[2] == 'queued' then
+    enqueue(s[1], first[i + 1], first[i])
+    redis.call('ZREM', pending, first[i])
+    ring(s[1], first[i])
+  end
+end
+-- Anybody can name a class, so those of which no job is ready are forgotten.
+for _, class in ipairs(redis.call('SRANDMEMBER', classes, 100)) do
+  if redis.call('EXISTS', (lane(class))) == 0 then redis.call('SREM', classes, class) end
+end
 local limit = tonumber(ARGV[7])
 local list = limit > 0 and redis.call('ZRANGE', cleanup, 0, limit - 1, 'WITHSCORES') or {}
 local answer = { ready, due, now, limit > 0 and #list == 2 * limit and now or -1 }

@@ -6,7 +6,7 @@
 -- refused, is revived by one that it can use: a PUT that started in time may end at any time.
 local id, size, version, failure = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch', 'overdue', 'spec', 'hook', 'keep', 'keep_input',
-  'keep_outputs', 'owner')
+  'keep_outputs', 'owner', 'class')
 if not s[1] then return { 'UNKNOWN' } end
 -- No attempt started and the job failed, but not because of its deadline: only expire.lua and this script do
 -- that.
@@ -24,8 +24,9 @@ if failure ~= '' then
 end
 local ms = event(id, 'queued')
 local rank = ms - tonumber(s[2])
-redis.call('ZADD', pending, rank, id)
-on_error(function() redis.pcall('ZREM', pending, id) end)
+local class = s[11] or ''
+on_error(function() pcall(dequeue, class, id) end)
+enqueue(class, rank, id)
 redis.call('ZREM', uploading, id)
 if late then redis.call('ZREM', dead, id) end
 undo = {}
@@ -36,5 +37,5 @@ if late then
   redis.call('PERSIST', status(id))
   count_as_open_again(s[10] or '', id)
 end
-ring(id)
+ring(class, id)
 return { 'QUEUED' }

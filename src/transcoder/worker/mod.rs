@@ -153,6 +153,7 @@ impl Worker {
         scratch::sweep(&config.scratch);
         let fetcher = Fetcher::new(EgressPolicy::allow_private(config.allow_private_urls))
             .map_err(|e| WorkerError::Machine(e.to_string()))?;
+        let queue = queue.for_classes(config.classes.clone());
         let clock = queue.clock().await?;
         let id = WorkerId::on(&config.machine);
         let heartbeat = Heartbeat::start(&queue, id.clone(), clock.clone())
@@ -172,7 +173,7 @@ impl Worker {
         };
         // A worker that is refused learns the reason from its first claim.
         worker.register().await?;
-        tracing::info!(worker = %worker.id, machine = worker.config.machine, ffmpeg = %tools.ffmpeg, "worker started");
+        tracing::info!(worker = %worker.id, machine = worker.config.machine, classes = %worker.config.classes, ffmpeg = %tools.ffmpeg, "worker started");
         Ok(worker)
     }
 
@@ -184,6 +185,7 @@ impl Worker {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_at: now,
+            worker_classes: self.config.classes.clone(),
             sandbox: Some(self.sandbox.clone()),
         };
         self.queue.register(&record, now).await

@@ -59,6 +59,7 @@ impl Past {
             version: "0".into(),
             pid: 1,
             started_at: now,
+            worker_classes: tcoder::job::WorkerClasses::default(),
             sandbox: None,
         };
         assert!(queue.register(&record, now).await.unwrap());

@@ -45,6 +45,7 @@ async fn registered(queue: &Queue, name: &str) -> WorkerId {
         version: "0".into(),
         pid: 1,
         started_at: now,
+        worker_classes: tcoder::job::WorkerClasses::default(),
         sandbox: None,
     };
     assert!(queue.register(&record, now).await.unwrap());

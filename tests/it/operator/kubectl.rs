@@ -149,6 +149,33 @@ async fn plugin_says_why_each_attempt_failed() {
     assert!(told.contains("(BackoffLimitExceeded)"), "{told}");
 }
 
+#[tokio::test]
+async fn plugin_says_when_no_pool_makes_workers_of_the_class_of_a_job() {
+    let site = site("plugin-class").await;
+    let key = site.input(clip()).await;
+    let class = ["--worker-class", "class-of-nobody"];
+    let submitted = submit(&site, &[&["--key", &key, "--name", "film"], &class[..]].concat()).await;
+    assert!(submitted.status.success(), "{}", err(&submitted));
+    let mut command = tokio::process::Command::new(programs().join("kubectl-tcoder"));
+    command.args(["watch", "film", "-n", &site.namespace]).env("KUBECONFIG", site.cluster.kubeconfig());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut watch = spawn(command);
+    let mut lines = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let said = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.starts_with("film: no WorkerPool makes workers of the class class-of-nobody;") {
+                return;
+            }
+        }
+        panic!("the command ends without saying so");
+    };
+    tokio::time::timeout(PATIENCE, said).await.expect("it does not say that there is no such pool");
+    site.kubectl_ok(&["delete", "tj", "film", "--wait=false"]).await;
+    let ended =
+        tokio::time::timeout(PATIENCE, watch.wait()).await.expect("the command does not end").unwrap();
+    assert_eq!(ended.code(), Some(1));
+}
+
 /// Somebody who may list TranscodeJobs and not watch them gets an answer instead of a command that never ends.
 #[tokio::test]
 async fn plugin_ends_when_it_may_not_watch() {

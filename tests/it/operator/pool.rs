@@ -81,6 +81,34 @@ async fn worker_pool_with_an_unknown_size_is_rejected_by_the_api_server() {
     }
 }
 
+#[tokio::test]
+async fn worker_pool_with_classes_that_are_no_names_is_rejected_by_the_api_server() {
+    let site = site("class-names").await;
+    let nine: Vec<String> = (0..9).map(|n| format!("class-{n}")).collect();
+    const NAMES: &str = "workerClasses must be names of classes of workers: 1 to 40 small letters";
+    for (classes, words) in [
+        (json!(["default", "Large"]), Some(NAMES)),
+        (json!(["-large"]), Some(NAMES)),
+        (json!(["default,large"]), Some(NAMES)),
+        (json!([]), Some("spec.workerClasses")),
+        (json!(["large", "large"]), Some("Duplicate value")),
+        (json!(nine), Some("spec.workerClasses")),
+        (json!(nine[..8]), None),
+        (json!(["4k-hdr"]), None),
+    ] {
+        let object = json!({
+            "apiVersion": "tcoder.dev/v1beta1", "kind": "WorkerPool",
+            "metadata": {"name": "classes"}, "spec": {"workerClasses": classes},
+        });
+        let file = site.file(&object.to_string());
+        let file = file.to_str().unwrap();
+        let output = site.kubectl(&["create", "--dry-run=server", "--validate=false", "-f", file]).await;
+        let said = err(&output);
+        assert_eq!(output.status.success(), words.is_none(), "{classes}: {said}");
+        assert!(words.is_none_or(|words| said.contains(words)), "{classes}: {said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_pool_sets_the_number_of_machines() {
     let site = own(0, "pool").await;

@@ -18,6 +18,7 @@ async fn schema_rejects_invalid_transcode_jobs() {
     let site = site("admission").await;
     const URL: &str = "url must be an http or https address";
     const KEY: &str = "key must be a path in the input bucket";
+    const CLASS: &str = "workerClass must be the name of a class of workers: 1 to 40 small letters";
     let key = json!({"key": "a.mp4"});
     let hook = |name: &str, key: &str| {
         let secret = json!({"name": name, "key": key});
@@ -31,6 +32,7 @@ async fn schema_rejects_invalid_transcode_jobs() {
         ("priority", json!({"input": key, "priority": 101})),
         ("backoffLimit", json!({"input": key, "backoffLimit": 20})),
         ("activeDeadlineSeconds", json!({"input": key, "activeDeadlineSeconds": 0})),
+        ("workerClass", json!({"input": key, "workerClass": "a".repeat(41)})),
         ("input", json!({})),
         ("secretRef", json!({"input": key, "webhook": {"url": "https://example.com/"}})),
     ];
@@ -53,6 +55,9 @@ async fn schema_rejects_invalid_transcode_jobs() {
         ("exactly one of", json!({"input": {}})),
         ("exactly one of", json!({"input": {"key": "a.mp4", "url": "https://a.example"}})),
         ("exactly one of", json!({"input": {"key": "a.mp4", "upload": {}}})),
+        (CLASS, json!({"input": key, "workerClass": "Large"})),
+        (CLASS, json!({"input": key, "workerClass": "-large"})),
+        (CLASS, json!({"input": key, "workerClass": ""})),
         ("parallelism is auto or a number", json!({"input": key, "parallelism": 0})),
         ("parallelism is auto or a number", json!({"input": key, "parallelism": "many"})),
     ];
@@ -167,10 +172,13 @@ async fn edit_of_an_immutable_field_is_rejected() {
     // No other job is ahead of it, so it is running soon.
     site.make("next", json!({"input": {"key": other}, "preset": "hls", "qualities": ["720p"]})).await;
     site.phase("next", "Running").await;
-    let change = Patch::Merge(json!({"spec": {"qualities": ["144p"]}}));
-    let changed = site.jobs().patch("next", &PatchParams::default(), &change).await;
-    let refused = changed.unwrap_err().to_string();
-    assert!(refused.contains("qualities cannot be changed once the job is made"), "{refused}");
+    for (field, value) in [("qualities", json!(["144p"])), ("workerClass", json!("large"))] {
+        let change = Patch::Merge(json!({"spec": {field: value}}));
+        let changed = site.jobs().patch("next", &PatchParams::default(), &change).await;
+        let refused = changed.unwrap_err().to_string();
+        let why = format!("{field} cannot be changed once the job is made");
+        assert!(refused.contains(&why), "{refused}");
+    }
     let job = site.phase("next", "Complete").await;
     let outputs = status(&job)["outputs"].as_array().unwrap().clone();
     assert_eq!((outputs.len(), &outputs[0]["quality"]), (1, &json!("720p")));

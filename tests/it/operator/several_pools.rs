@@ -1,18 +1,24 @@
 //! Several WorkerPools that take jobs from one queue, each with its provider and priority.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use kube::ResourceExt as _;
 use kube::api::ListParams;
+use kube::runtime::WatchStreamExt as _;
 use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
+use kube::runtime::watcher::{self, watcher};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use tcoder::crd::TranscodeJob;
 
 use super::kubelet::{Kubelet, write_status};
 use super::pods::{change, controller, make as make_pods, own, pod_until, pods, without_workers};
 use super::pool::{condition, make, pool_until, pools};
-use super::status;
+use super::{Site, status};
 use crate::fleet::there;
 use crate::support::clips::{clip, half_minute};
 use crate::support::process::eventually;
@@ -144,5 +150,70 @@ async fn pool_with_the_highest_priority_makes_the_machine_unless_it_is_paused() 
     assert_eq!(published()["maxInputBytes"], tcoder::job::space::largest_input(5 << 30));
     let listed = pods(&site).list(&ListParams::default()).await.unwrap().items;
     assert_eq!(listed.len(), 1, "{listed:#?}");
+    controller.stop().await;
+}
+
+/// The names of all pods that this namespace has had since the call, until the end of the test.
+fn pods_ever(site: &Site) -> Arc<Mutex<BTreeSet<String>>> {
+    let names = Arc::new(Mutex::new(BTreeSet::new()));
+    let (known, pods) = (Arc::clone(&names), pods(site));
+    tokio::spawn(async move {
+        let mut changes = watcher(pods, watcher::Config::default()).applied_objects().boxed();
+        while let Some(Ok(pod)) = changes.next().await {
+            known.lock().unwrap().insert(pod.name_any());
+        }
+    });
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn job_runs_in_the_pool_of_its_class() {
+    let site = own("classes").await;
+    let _kubelet = Kubelet::start(&site);
+    let made = pods_ever(&site);
+    let controller = site.controller(&[("RUST_LOG", "warn")]);
+    controller.ready().await;
+    // Its priority does not matter to the jobs of another class.
+    make_pods(&site, "usual", json!({"priority": 10, "idleTimeoutSeconds": 1}), json!({})).await;
+    let classes = json!({"workerClasses": ["large", "huge"], "idleTimeoutSeconds": 1});
+    make_pods(&site, "large", classes, json!({})).await;
+    for name in ["usual", "large"] {
+        pool_until(&site, name, "managed", |s| condition(s, "Ready")["status"] == "True").await;
+    }
+    let key = site.input(clip()).await;
+    let film = |class: &str| json!({"input": {"key": key}, "qualities": ["144p"], "workerClass": class});
+    site.make("of-nobody", film("another")).await;
+    let message = |job: &TranscodeJob| super::condition(job, "Reconciling").map(|(_, message)| message);
+    let waits = |job: &TranscodeJob| {
+        message(job).is_some_and(|message| message == "the job waits for a worker of the class another")
+    };
+    site.until("of-nobody", "it says what it waits for", waits).await;
+
+    for class in ["large", "huge"] {
+        site.make(class, film(class)).await;
+        let job = site.phase(class, "Complete").await;
+        let machine = status(&job)["machine"].as_str().unwrap().to_owned();
+        assert!(machine.starts_with("large-worker-"), "{class}: {machine}");
+    }
+    let names = || made.lock().unwrap().clone();
+    assert!(!names().is_empty() && names().iter().all(|name| name.starts_with("large-")), "{:?}", names());
+
+    let pods_of_usual = pod_until(&site, "of the other pool", |pod| pod.name_any().starts_with("usual-"));
+    let (pod, ()) = tokio::join!(pods_of_usual, async {
+        site.make("film", json!({"input": {"key": key}, "qualities": ["144p"]})).await;
+    });
+    let pod = serde_json::to_value(&pod).unwrap();
+    let env = pod["spec"]["containers"][0]["env"].as_array().unwrap();
+    let classes = env.iter().find(|variable| variable["name"] == "WORKER_CLASSES").unwrap();
+    assert_eq!(classes["value"], "default");
+    let job = site.phase("film", "Complete").await;
+    let machine = status(&job)["machine"].as_str().unwrap().to_owned();
+    assert!(machine.starts_with("usual-worker-"), "{machine}");
+    assert_eq!(status(&site.jobs().get("of-nobody").await.unwrap())["phase"], "Queued");
+
+    // A pool that takes its class from now on makes a machine for it.
+    change(&site, "usual", json!({"workerClasses": ["another", "default"]})).await;
+    let job = site.phase("of-nobody", "Complete").await;
+    assert!(status(&job)["machine"].as_str().unwrap().starts_with("usual-worker-"), "{job:#?}");
     controller.stop().await;
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tcoder::job::{JobId, Millis, WorkerId};
+use tcoder::job::{JobId, Millis, WorkerClasses, WorkerId};
 use tcoder::queue::{
     Change, Claim, EventFeed, FencingToken, FleetName, FleetStatus, FleetView, LockOutcome, Paused, Permit,
     PoolWorker, Queue, RequestClass, RequestRate, RetireOutcome, SubmitMode,
@@ -43,6 +43,7 @@ fn record(name: &str, machine: &str) -> WorkerRecord {
         version: "0".into(),
         pid: 1,
         started_at: Millis(7),
+        worker_classes: WorkerClasses::default(),
         sandbox: None,
     }
 }
@@ -59,6 +60,11 @@ async fn ask(queue: &Queue, worker: &WorkerId) -> Claim {
 
 async fn retire(queue: &Queue, fence: &FencingToken, machine: &str) -> RetireOutcome {
     queue.retire(fence, machine, &[], HOLD).await.unwrap()
+}
+
+fn ready_and_due(view: &FleetView) -> (u64, u64) {
+    let waiting = view.all_waiting();
+    (waiting.pending, waiting.due)
 }
 
 fn find<'a>(view: &'a FleetView, worker: &WorkerId) -> &'a PoolWorker {
@@ -273,7 +279,7 @@ async fn fleet_view_contains_machines_whose_worker_left_or_was_refused() {
     queue.deregister(&w).await.unwrap();
     retire(&queue, &fence, "m2").await;
     assert_eq!(worker_on(&queue, "v", "m2").await, None);
-    let view = queue.fleet_view().await.unwrap();
+    let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
     assert_eq!(view.workers, []);
     let machines: Vec<&str> = view.heard.iter().map(|(machine, _)| machine.as_str()).collect();
     assert_eq!(machines, ["m1", "m2"]);
@@ -284,7 +290,7 @@ async fn fleet_view_contains_machines_whose_worker_left_or_was_refused() {
 async fn fleet_view_of_an_empty_queue_is_empty() {
     let (queue, _) = queue().await;
     let before = now(&queue).await;
-    let view = queue.fleet_view().await.unwrap();
+    let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
     assert!((before..=now(&queue).await).contains(&view.now), "{view:?}");
     assert_eq!(view, FleetView { now: view.now, ..FleetView::default() });
 }
@@ -301,9 +307,9 @@ async fn fleet_view_shows_the_queue() {
         queue.submit(JobId::new(), &spec(), start).await.unwrap();
     }
     queue.submit(JobId::new(), &spec(), SubmitMode::OnUpload(HOLD)).await.unwrap();
-    let view = queue.fleet_view().await.unwrap();
-    assert_eq!((view.pending, view.due), (2, 0));
-    assert!((before..=after).contains(&view.next_ready_since.unwrap()), "{view:?}");
+    let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
+    assert_eq!(ready_and_due(&view), (2, 0));
+    assert!((before..=after).contains(&view.all_waiting().ready_since.unwrap()), "{view:?}");
     let due = view.next_due.unwrap();
     assert!((after.plus(3_600_000)..=view.now.plus(3_600_000)).contains(&due), "the sooner one: {view:?}");
 
@@ -314,11 +320,11 @@ async fn fleet_view_shows_the_queue() {
     let key = format!("{}jobs:leases", config.prefix);
     let member = job.attempt.to_string();
     redis::cmd("ZADD").arg(key).arg(soon.0).arg(member).exec(&mut raw(&config)).unwrap();
-    let view = queue.fleet_view().await.unwrap();
-    assert_eq!((view.pending, view.due, view.next_due), (1, 0, Some(soon.plus(30_000))));
+    let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
+    assert_eq!((ready_and_due(&view), view.next_due), ((1, 0), Some(soon.plus(30_000))));
     all_due(&mut raw(&config), &config);
-    let view = queue.fleet_view().await.unwrap();
-    assert_eq!((view.pending, view.due, view.next_due), (1, 3, None));
+    let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
+    assert_eq!((ready_and_due(&view), view.next_due), ((1, 3), None));
 }
 
 #[tokio::test]
@@ -342,13 +348,14 @@ async fn fleet_view_shows_workers_jobs_and_retirement() {
     let key = format!("{}machines:pool", config.prefix);
     redis::cmd("HSET").arg(key).arg("odd").arg("no record").exec(&mut raw(&config)).unwrap();
 
-    let view = queue.fleet_view().await.unwrap();
+    let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
     assert_eq!(view.workers.len(), 4, "{view:?}");
     #[expect(clippy::cast_possible_truncation, reason = "a time")]
     let until = |w: &WorkerId| Some(Millis(alive[&w.0] as i64));
     let known = |w: &WorkerId, machine: &str| PoolWorker {
         worker: w.clone(),
         machine: Some(machine.into()),
+        classes: WorkerClasses::default(),
         alive_until: until(w),
         retired: false,
         lease: None,
@@ -360,6 +367,7 @@ async fn fleet_view_shows_workers_jobs_and_retirement() {
     let stranger = PoolWorker {
         worker: forgotten.clone(),
         machine: None,
+        classes: WorkerClasses::default(),
         alive_until: None,
         retired: false,
         lease: ends(1),
@@ -376,9 +384,9 @@ async fn worker_that_lost_a_lease_counts_as_dead_until_it_registers() {
     claim(&queue, &w).await.unwrap();
     all_due(&mut raw(&config), &config);
     queue.sweep(10, 0).await.unwrap();
-    let view = queue.fleet_view().await.unwrap();
+    let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
     assert_eq!(view.workers.iter().map(|w| &w.worker).collect::<Vec<_>>(), [&other]);
-    assert_eq!(view.pending, 1);
+    assert_eq!(view.all_waiting().pending, 1);
     assert_eq!(ask(&queue, &w).await, Claim::Unregistered);
     assert_eq!(worker_on(&queue, "w", "m").await.as_ref(), Some(&w));
     let Claim::Job(job) = ask(&queue, &w).await else { panic!("it is welcome again") };
@@ -394,7 +402,7 @@ async fn worker_that_claims_stays_alive_despite_a_lost_lease() {
     all_due(&mut raw(&config), &config);
     let Claim::Job(job) = queue.claim(&w, now(&queue).await, true).await.unwrap() else { panic!("no job") };
     assert_eq!(job.number, 2, "its claim ended its own lease");
-    let view = queue.fleet_view().await.unwrap();
+    let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
     let worker = find(&view, &w);
     assert_eq!(worker.machine.as_deref(), Some("m"));
     assert_eq!(worker.lease.map(|(id, _)| id), Some(job.attempt.job));
@@ -414,11 +422,11 @@ async fn pause_and_resume_appear_in_the_event_stream() {
     assert!((before..=now(&queue).await).contains(&paused.since), "{paused:?}");
     assert_eq!(changes(&mut feed).await, [Change::Fleet]);
     assert_eq!(queue.fleet().await.unwrap(), (None, Some(paused.clone())));
-    assert_eq!(queue.fleet_view().await.unwrap().paused, Some(paused));
+    assert_eq!(queue.fleet_view(&WorkerClasses::default()).await.unwrap().paused, Some(paused));
     assert!(queue.fleet_resume().await.unwrap());
     assert_eq!(changes(&mut feed).await, [Change::Fleet]);
     assert_eq!(queue.fleet().await.unwrap(), (None, None));
-    assert_eq!(queue.fleet_view().await.unwrap().paused, None);
+    assert_eq!(queue.fleet_view(&WorkerClasses::default()).await.unwrap().paused, None);
     assert!(!queue.fleet_resume().await.unwrap(), "there is nothing to resume");
     // Readers of job events do not get this event.
     let id = submit(&queue, &spec()).await;
@@ -448,7 +456,7 @@ async fn second_pause_changes_the_reason_but_not_the_time() {
     redis::cmd("SET").arg(&key).arg("by hand").exec(&mut raw(&config)).unwrap();
     let by_hand = Some(Paused { since: Millis(0), reason: None });
     assert_eq!(queue.fleet().await.unwrap().1, by_hand);
-    assert_eq!(queue.fleet_view().await.unwrap().paused, by_hand);
+    assert_eq!(queue.fleet_view(&WorkerClasses::default()).await.unwrap().paused, by_hand);
     let again = pause(Some("c")).await;
     assert!(again.since > first.since);
     assert_eq!(queue.fleet().await.unwrap().1, Some(again));
@@ -487,7 +495,7 @@ async fn each_fleet_has_its_own_lock_and_status() {
     }
     // A pause is for all.
     of_pool.fleet_pause(None).await.unwrap();
-    assert!(queue.fleet_view().await.unwrap().paused.is_some());
+    assert!(queue.fleet_view(&WorkerClasses::default()).await.unwrap().paused.is_some());
 
     // A fleet whose lock is held is not forgotten as a dead one.
     let forget = async |age| {

@@ -85,7 +85,7 @@ impl Explored for Protocol {
         for n in 0..self.jobs {
             model.submit(
                 id(n),
-                Terms { max: ATTEMPTS, boost: 0, hook: true, from_storage: false },
+                Terms { max: ATTEMPTS, boost: 0, hook: true, from_storage: false, class: 0 },
                 Begin::Now,
                 0,
             );
@@ -197,7 +197,7 @@ impl World {
     fn act(&mut self, act: Act) {
         match act {
             Act::Claim(n) => {
-                let claim = self.model.claim(0, 0, 1);
+                let claim = self.model.claim(0, &[0], 0, 1);
                 self.workers[n] = claim.map(|claim| Held {
                     claim,
                     manifest: None,

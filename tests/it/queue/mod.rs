@@ -1,12 +1,14 @@
 //! The queue on real Redis: random comparison with a model, exploration of the lease protocol, a soak test
 //! with crashes, and a named test for each fault.
 
+mod classes;
 mod clock;
 mod cluster;
 mod durability;
 mod failover;
 mod faults;
 mod fleet;
+mod fleet_classes;
 mod half_open;
 mod lease_model;
 mod life;
@@ -121,6 +123,7 @@ async fn worker(queue: &Queue, name: &str) -> WorkerId {
         version: "0".into(),
         pid: 1,
         started_at: now,
+        worker_classes: tcoder::job::WorkerClasses::default(),
         sandbox: None,
     };
     assert!(queue.register(&record, now).await.unwrap());

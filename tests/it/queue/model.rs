@@ -265,8 +265,15 @@ impl Model {
         }
     }
 
-    pub fn claim(&mut self, worker: u8, now: i64, lease: i64) -> Option<Claim> {
-        let (place, task) = self.pending.pop_first()?;
+    /// Claims the task with the lowest place of all of these classes; of two with the same, the one of the first class.
+    pub fn claim(&mut self, worker: u8, classes: &[u8], now: i64, lease: i64) -> Option<Claim> {
+        let ready = self.pending.iter().filter_map(|&(place, task)| {
+            let class = self.jobs[&task.job].terms.class;
+            let at = classes.iter().position(|of| *of == class)?;
+            Some((place, at, task))
+        });
+        let (place, _, task) = ready.min()?;
+        self.pending.remove(&(place, task));
         self.change(task, Transition::Claim);
         let job = self.task(task);
         // The epochs of a part begin with that of the split.

@@ -1,5 +1,6 @@
 //! The parts of a job that is encoded on several workers: the split, the completion of parts, and the finish.
 
+mod classes;
 mod costs;
 mod ends;
 mod failures;
@@ -9,7 +10,7 @@ mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tcoder::job::{AttemptId, Epoch, LeaseId, Part, State};
+use tcoder::job::{AttemptId, Epoch, LeaseId, Part, State, WorkerClasses};
 use tcoder::queue::{
     Claimable, CompleteOutcome, FailOutcome, NewPart, NextClaim, PartOutcome, PartsInfo, Queue, SplitOutcome,
 };
@@ -126,7 +127,7 @@ fn remains(config: &RedisConfig, id: JobId) -> Vec<String> {
     let mut found: Vec<String> =
         redis::cmd("KEYS").arg(format!("{}*{id}*", config.prefix)).query(&mut redis).unwrap();
     found.retain(|key| *key != format!("{}jobs:status:{id}", config.prefix));
-    for set in ["jobs:pending", "jobs:scheduled", "jobs:leases"] {
+    for set in ["jobs:pending", "jobs:pending:large", "jobs:scheduled", "jobs:leases"] {
         let of_a_part = |(member, _): &(String, f64)| member.starts_with(&format!("{id}/"));
         found.extend(zset(&mut redis, config, set).into_iter().filter(of_a_part).map(|(member, _)| member));
     }
@@ -294,8 +295,9 @@ async fn fleet_view_counts_parts_apart_from_jobs() {
     let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;
     let counts = async || {
-        let view = queue.fleet_view().await.unwrap();
-        (view.pending, view.due, view.parts)
+        let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
+        let waiting = view.all_waiting();
+        (waiting.pending, waiting.due, waiting.parts)
     };
     assert_eq!(counts().await, (0, 0, 0));
     let by = split_job(&queue, &w, &spec(), 2).await;

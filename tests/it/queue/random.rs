@@ -17,7 +17,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tcoder::config::RedisConfig;
 use tcoder::job::{
-    AttemptId, Failure, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, Transition, WorkerId,
+    AttemptId, Failure, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, Transition,
+    WorkerClasses, WorkerId,
 };
 use tcoder::queue::{
     self, CancelReason, Claimed, FailOutcome, PartsInfo, Queue, SubmitMode, SubmitOutcome, backoff,
@@ -31,7 +32,11 @@ use super::{LONG, arrived, hooked, hopeless, result_of, retryable, spec, too_lar
 use crate::support::redis::{raw, shared};
 
 const JOBS: u8 = 4;
-const WORKERS: u8 = 2;
+const WORKERS: u8 = 3;
+/// The classes of jobs.
+const CLASSES: [&str; 2] = ["default", "large"];
+/// The classes of which each worker takes jobs, by their places in this list.
+const OF_WORKERS: [&[u8]; WORKERS as usize] = [&[0], &[0, 1], &[1]];
 const PLAN: &str = "the plan";
 
 #[test]
@@ -63,6 +68,8 @@ struct Lockstep<'a> {
     redis: &'a mut redis::Connection,
     model: Model,
     workers: Vec<WorkerId>,
+    /// The queue as each worker uses it.
+    queues: Vec<Queue>,
     /// All claims so far, in order.
     claims: Vec<Claimed>,
     completions: BTreeMap<JobId, u32>,
@@ -83,18 +90,25 @@ fn job_id(n: u8) -> JobId {
     JobId::from_uuid(Uuid::from_u128(0x0189_0a5d_ac96_774b_bcce_b302_099a_8000 + u128::from(n)))
 }
 
+const fn class_of(terms: u8) -> u8 {
+    [0, 0, 1, 1, 0, 1][terms as usize]
+}
+
 fn spec_of(terms: u8) -> JobSpec {
     let (priority, max_attempts) = [(0, 2), (5, 2), (-5, 1), (0, 3), (100, 2), (-100, 1)][terms as usize];
     let base = if terms.is_multiple_of(2) { spec() } else { hooked() };
     let origin = if terms < 3 { Origin::Storage } else { Origin::Api };
-    JobSpec { priority: Priority::try_from(priority).unwrap(), max_attempts, origin, ..base }
+    let worker_class = CLASSES[usize::from(class_of(terms))].parse().unwrap();
+    JobSpec { priority: Priority::try_from(priority).unwrap(), max_attempts, origin, worker_class, ..base }
 }
 
 impl<'a> Lockstep<'a> {
     async fn new(queue: Queue, config: RedisConfig, redis: &'a mut redis::Connection) -> Self {
-        let mut workers = Vec::new();
-        for n in 0..WORKERS {
+        let (mut workers, mut queues) = (Vec::new(), Vec::new());
+        for (n, classes) in OF_WORKERS.iter().enumerate() {
             workers.push(worker(&queue, &format!("w{n}")).await);
+            let classes = classes.iter().map(|class| CLASSES[usize::from(*class)].parse().unwrap());
+            queues.push(queue.clone().for_classes(WorkerClasses::new(classes).unwrap()));
         }
         let (claims, completions) = (Vec::new(), BTreeMap::new());
         let model = Model::new(Mutant::Sound);
@@ -104,6 +118,7 @@ impl<'a> Lockstep<'a> {
             redis,
             model,
             workers,
+            queues,
             claims,
             completions,
             last_event: "0-0".into(),
@@ -264,6 +279,7 @@ impl<'a> Lockstep<'a> {
             boost: spec.priority.get() * 60_000,
             hook: spec.webhook_url.is_some(),
             from_storage: spec.origin == Origin::Storage,
+            class: class_of(terms),
         };
         let there = self.model.jobs.get(&id).map(|j| j.terms);
         let new = self.model.submit(id, terms, begin, now);
@@ -284,14 +300,14 @@ impl<'a> Lockstep<'a> {
             self.pass(past);
         }
         let sweeps = !matches!(look, Look::Away);
-        let name = &self.workers[worker as usize];
+        let (name, queue) = (&self.workers[worker as usize], &self.queues[worker as usize]);
         let mut before = super::now(&self.queue).await;
-        let mut real = self.queue.claim(name, before, sweeps).await.unwrap();
+        let mut real = queue.claim(name, before, sweeps).await.unwrap();
         // It let a lease expire, was presumed dead, and registers again, as workers do.
         if real == queue::Claim::Unregistered {
             super::worker(&self.queue, &name.0).await;
             before = super::now(&self.queue).await;
-            real = self.queue.claim(name, before, sweeps).await.unwrap();
+            real = queue.claim(name, before, sweeps).await.unwrap();
         }
         let after = super::now(&self.queue).await;
         let due = if sweeps {
@@ -318,7 +334,7 @@ impl<'a> Lockstep<'a> {
             queue::Claim::Job(job) if job.part.is_some() => job.at.0,
             _ => self.time(),
         };
-        let model = self.model.claim(worker, time, 3_600_000);
+        let model = self.model.claim(worker, OF_WORKERS[worker as usize], time, 3_600_000);
         match (real, model) {
             (queue::Claim::Empty { .. }, None) => {}
             (queue::Claim::Job(job), Some(model)) => {

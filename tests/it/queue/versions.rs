@@ -2,7 +2,7 @@
 //! this one in both directions. The recorded scripts of that version are in `previous/`.
 
 use tcoder::job::{
-    FORMAT_VERSION, Failure, FailureAction, FailureCode, FailurePolicy, FailureRule, SPLIT_VERSION, State,
+    CLASS_VERSION, FORMAT_VERSION, Failure, FailureAction, FailureCode, FailurePolicy, FailureRule, State,
 };
 use tcoder::queue::{CompleteOutcome, EventFeed, FailOutcome, Filter, Queue, QueueError};
 
@@ -222,7 +222,7 @@ async fn job_of_a_newer_version_is_left_to_its_workers_at_no_cost() {
     let mut redis = raw(&config);
     let w = worker(&queue, "w").await;
     let (newer, known) = (submit(&queue, &spec()).await, submit(&queue, &spec()).await);
-    set_version(&mut redis, &config, newer, SPLIT_VERSION + 1);
+    set_version(&mut redis, &config, newer, CLASS_VERSION + 1);
     assert_eq!(claim(&queue, &w).await.unwrap().attempt.job, known);
     let page = queue.list(&Filter::default(), 10, None).await.unwrap();
     assert_eq!(page.jobs.iter().map(|job| job.job_id).collect::<Vec<_>>(), [known]);
@@ -232,7 +232,7 @@ async fn job_of_a_newer_version_is_left_to_its_workers_at_no_cost() {
     // However often it is looked at, it stays what it was, and a worker that understands it gets it.
     for _ in 0..3 {
         all_due(&mut redis, &config);
-        set_version(&mut redis, &config, known, SPLIT_VERSION + 1);
+        set_version(&mut redis, &config, known, CLASS_VERSION + 1);
         queue.sweep(10, 0).await.unwrap();
         assert_eq!(claim(&queue, &w).await, None);
     }
@@ -252,7 +252,7 @@ async fn claim_in_a_backlog_of_a_newer_version_says_that_more_is_due() {
     let w = worker(&queue, "w").await;
     for _ in 0..20 {
         let id = submit(&queue, &spec()).await;
-        set_version(&mut redis, &config, id, SPLIT_VERSION + 1);
+        set_version(&mut redis, &config, id, CLASS_VERSION + 1);
     }
     let known = submit(&queue, &spec()).await;
     let mut claims = 0;

@@ -77,6 +77,7 @@ impl Consumer {
             version: "0".into(),
             pid: std::process::id(),
             started_at: clock.now(),
+            worker_classes: tcoder::job::WorkerClasses::default(),
             sandbox: None,
         };
         if !queue.register(&record, clock.now()).await? {

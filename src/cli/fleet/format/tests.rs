@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::SandboxMode;
-use crate::job::WorkerId;
+use crate::job::{WorkerClasses, WorkerId};
 use crate::queue::{FleetCondition, FleetDesired, WorkerRecord, WorkerSandbox, WorkerState};
 
 /// A time in 2025.
@@ -315,6 +315,7 @@ fn sandboxes_tells_what_how_many_workers_lack() {
             version: "1".to_owned(),
             pid: 1,
             started_at: Millis(0),
+            worker_classes: WorkerClasses::default(),
             sandbox: Some(WorkerSandbox::new(SandboxMode::Preferred, missing)),
         },
         state: WorkerState::Idle,
@@ -339,4 +340,6 @@ fn fleets_have_titles_if_there_are_several() {
     let titles: Vec<_> = both.fleets().filter_map(|fleet| title(&both, fleet)).collect();
     assert_eq!(titles, ["app films", "\nWorkerPool films/base"]);
     assert!(source(&pods, NOW).starts_with("WorkerPool films/base;"), "{}", source(&pods, NOW));
+    let large = FleetStatus { worker_classes: "large,huge".parse().unwrap(), ..pods };
+    assert_eq!(title(&both, &large).unwrap(), "\nWorkerPool films/base, for jobs of huge,large");
 }

@@ -105,10 +105,11 @@ fn check(desk: &mut Desk) -> Result<(), String> {
     }
     let larger = created_sizes.iter().flatten().filter(|size| **size != desk.policy.sizes.base());
     let chunks: u32 = larger.map(|size| desk.policy.chunks_on(*size)).sum();
-    if u64::from(chunks) > queue.parts {
-        return Err(format!("larger machines for {chunks} parts are created, {} wait", queue.parts));
+    let waiting = queue.waiting.get(&WorkerClass::default()).copied().unwrap_or_default();
+    if u64::from(chunks) > waiting.parts {
+        return Err(format!("larger machines for {chunks} parts are created, {} wait", waiting.parts));
     }
-    if creates > 0 && queue.pending > 0 && desk.policy.capabilities.can_stop_and_start {
+    if creates > 0 && waiting.pending > 0 && desk.policy.capabilities.can_stop_and_start {
         let left = machines.iter().find(|m| {
             let rests = m.phase == Phase::Stopped;
             let usable = m.launch.as_ref().is_some_and(|launch| launch.image == desk.policy.image);
@@ -208,7 +209,7 @@ fn any_machine() -> impl Strategy<Value = (Machine, Life)> {
 fn desired_number_has_a_machine_for_as_many_parts_as_one_encodes_at_once() {
     let mut desk = Desk::new(&[], 11);
     desk.policy.max = 20;
-    desk.seen.queue.as_mut().unwrap().parts = 9;
+    desk.waiting().parts = 9;
     // A machine has two CPUs.
     let desired = desk.plan().desired;
     assert_eq!((desired.machines, desired.waiting, desired.waiting_parts), (7, 11, 9));
@@ -249,7 +250,7 @@ proptest! {
         for (machines, jobs, parts, later, end) in looks {
             desk.now += s(later);
             desk.see(&[], jobs + parts);
-            desk.seen.queue.as_mut().unwrap().parts = parts;
+            desk.waiting().parts = parts;
             for (machine, life) in machines {
                 let slot = Slot::parse("app", &machine.name).unwrap();
                 desk.seen.queue.as_mut().unwrap().workers.extend(worker(slot.0, life));

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::controller::fleet::share::{Waiting, share};
+use crate::controller::fleet::share::{Waiting, WaitingByClass, share};
 use crate::controller::fleet::{Capabilities, Condition, FleetCapacity, ListFailure, OtherFleets};
 
 fn capacity(free: u32, room: u32) -> FleetCapacity {
@@ -17,6 +17,7 @@ fn capacity(free: u32, room: u32) -> FleetCapacity {
         room,
         chunks: 2,
         jobs_per_machine: NonZeroU32::MIN,
+        classes: WorkerClasses::default(),
         tries: true,
     }
 }
@@ -24,7 +25,9 @@ fn capacity(free: u32, room: u32) -> FleetCapacity {
 /// The share of each fleet, in their order.
 fn shares(waiting: Waiting, fleets: &[FleetCapacity]) -> Vec<Waiting> {
     let others = |n: usize| OtherFleets { before: fleets[..n].to_vec(), after: fleets[n + 1..].to_vec() };
-    (0..fleets.len()).map(|n| share(waiting, &fleets[n], &others(n))).collect()
+    let waiting = WaitingByClass([(WorkerClass::default(), waiting)].into());
+    let total = |shared: &WaitingByClass| shared.total_of(&WorkerClasses::default());
+    (0..fleets.len()).map(|n| total(&share(&waiting, &fleets[n], &others(n)))).collect()
 }
 
 fn jobs(jobs: u64) -> Waiting {
@@ -51,8 +54,8 @@ fn fleet_without_room_leaves_the_jobs_to_the_next_one() {
     // If no fleet has room, the first one tries on.
     assert_eq!(shares(jobs(5), &[capacity(0, 0), capacity(0, 0)]), [jobs(5), jobs(0)]);
     let paused = FleetCapacity { tries: false, ..capacity(0, 0) };
-    assert_eq!(shares(jobs(5), &[paused, capacity(0, 0)]), [jobs(0), jobs(5)]);
-    assert_eq!(shares(jobs(5), &[paused, paused]), [jobs(5), jobs(0)]);
+    assert_eq!(shares(jobs(5), &[paused.clone(), capacity(0, 0)]), [jobs(0), jobs(5)]);
+    assert_eq!(shares(jobs(5), &[paused.clone(), paused]), [jobs(5), jobs(0)]);
 }
 
 #[test]

@@ -34,7 +34,7 @@ impl Desk {
         for (machine, (.., cpus)) in self.list().iter_mut().zip(machines) {
             machine.size = Some(size(*cpus));
         }
-        self.seen.queue.as_mut().unwrap().parts = parts;
+        self.waiting().parts = parts;
     }
 
     /// The planned operations in short; a create with the CPUs of the machine.

@@ -1,7 +1,8 @@
 use super::*;
 use crate::controller::fleet::{ANY_REGION, Launch, ListFailure, Phase, Slot};
 use crate::controller::reconciler::simulation::{WORDS, machine};
-use crate::job::Millis;
+use crate::job::{Millis, WorkerClass};
+use crate::queue::ClassView;
 
 const SECOND: Duration = Duration::from_secs(1);
 const START: Moment = Duration::from_secs(1000);
@@ -21,7 +22,8 @@ fn fence(epoch: u64) -> FencingToken {
 }
 
 fn jobs(pending: u64) -> FleetView {
-    FleetView { now: Millis(1_000_000), pending, ..FleetView::default() }
+    let waiting = [(WorkerClass::default(), ClassView { pending, ..ClassView::default() })].into();
+    FleetView { now: Millis(1_000_000), waiting, ..FleetView::default() }
 }
 
 /// A machine of the fleet in its first slot.

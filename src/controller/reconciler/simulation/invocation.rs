@@ -96,8 +96,8 @@ impl Invocations {
 
     fn begin(&mut self, world: &World, limiter: &mut Limiter, lock: &mut Lock, now: u64) {
         self.wakes_at = now + CRON_MS;
-        let Some(view) = world.view(now) else { return };
-        let takeover = if view.pending + view.due > 0 { TAKEOVER_BUSY } else { TAKEOVER_IDLE };
+        let Some(view) = world.view_of_own_classes(now) else { return };
+        let takeover = if view.has_work() { TAKEOVER_BUSY } else { TAKEOVER_IDLE };
         let outcome = match lock.acquire(self.name, HOLD, now, true, false) {
             LockOutcome::Lapsed(ago) if ago >= takeover => lock.acquire(self.name, HOLD, now, true, true),
             outcome => outcome,
@@ -157,7 +157,7 @@ impl Invocations {
         now: u64,
     ) -> Result<(), String> {
         let Some(mut run) = self.current.take() else { return Ok(()) };
-        let Some(view) = world.view(now) else { return Ok(()) };
+        let Some(view) = world.view_of_own_classes(now) else { return Ok(()) };
         if lock.is_held_with(self.name, Some(&run.fence), now) {
             self.state = checkpoint(&run.driver, true, now)?;
         }

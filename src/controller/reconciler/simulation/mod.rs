@@ -21,7 +21,8 @@ use crate::controller::fleet::{
     ANY_REGION, FleetPolicy, FleetState, Launch, Machine, MachineId, MachineList, Moment, Observation, Phase,
     QueueView, Slot, WorkerView,
 };
-use crate::job::WorkerId;
+use crate::job::{WorkerClass, WorkerId};
+use crate::queue::ClassView;
 use host::{Host, Limiter, Lock};
 use invocation::Invocations;
 use world::World;
@@ -200,7 +201,9 @@ pub fn crowd(machines: u32) -> (Observation, FleetPolicy, FleetState) {
         })
         .unzip();
     let workers = workers.into_iter().flatten().collect();
-    let queue = QueueView { pending: 2 * u64::from(machines), workers, ..QueueView::default() };
+    let waiting = ClassView { pending: 2 * u64::from(machines), ..ClassView::default() };
+    let waiting = [(WorkerClass::default(), waiting)].into();
+    let queue = QueueView { waiting, workers, ..QueueView::default() };
     let seen =
         Observation { machines: Ok(MachineList { at: Moment::ZERO, machines: list }), queue: Some(queue) };
     let mut memory = FleetState::new();

@@ -55,12 +55,14 @@ pub struct Parts {
 pub struct Scenario {
     /// The seed of all random numbers.
     pub seed: u64,
-    /// The policy in force.
+    /// The policy in force. Its jobs are of its classes in turn.
     pub policy: FleetPolicy,
     /// The capabilities of the provider.
     pub capabilities: Capabilities,
     /// Jobs: when each arrives and how long it takes, in milliseconds.
     pub jobs: Vec<(u64, u64)>,
+    /// The number of jobs of a class that no machine of the fleet takes. They are ready from the beginning.
+    pub of_another_class: u64,
     /// The parts into which the only job is split, if it is.
     pub parts: Option<Parts>,
     /// Number of reconcilers.
@@ -88,6 +90,7 @@ impl Scenario {
             policy,
             capabilities: STOPS_AND_STARTS,
             jobs: vec![(Self::ARRIVAL, 600_000); machines as usize],
+            of_another_class: 0,
             parts: None,
             reconcilers: 1,
             one_shot: false,
@@ -121,6 +124,7 @@ impl Scenario {
             policy,
             capabilities: STOPS_AND_STARTS,
             jobs: vec![(Self::ARRIVAL, 60_000)],
+            of_another_class: 0,
             parts: None,
             reconcilers: 1,
             one_shot: false,
@@ -145,6 +149,7 @@ impl Scenario {
             policy,
             capabilities: STOPS_AND_STARTS,
             jobs,
+            of_another_class: 0,
             parts: None,
             reconcilers: rng.random_range(1..=2),
             one_shot: false,
@@ -163,6 +168,19 @@ impl Scenario {
     #[must_use]
     pub fn create_and_destroy_only(self) -> Self {
         Self { capabilities: Capabilities { can_stop_and_start: false }, ..self }
+    }
+
+    /// The same scenario with jobs of a class that no machine of the fleet takes.
+    #[must_use]
+    pub fn beside_another_class(self) -> Self {
+        Self { of_another_class: 7, ..self }
+    }
+
+    /// The same scenario with jobs of three classes, all of which the machines take.
+    #[must_use]
+    pub fn of_three_classes(mut self) -> Self {
+        self.policy.classes = "default,large,small".parse().unwrap_or_default();
+        self
     }
 
     /// Random jobs with random faults.

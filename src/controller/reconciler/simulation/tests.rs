@@ -34,6 +34,28 @@ fn assert_settled(scenarios: impl Iterator<Item = Scenario>) {
 }
 
 #[test]
+fn simulation_of_several_classes_that_all_machines_take_is_that_of_one() {
+    for seed in 0..40 {
+        for scenario in
+            [Scenario::random(seed), Scenario::random(seed).in_invocations(), Scenario::calm(seed)]
+        {
+            assert_eq!(run(&scenario), run(&scenario.clone().of_three_classes()), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn simulation_beside_jobs_of_another_class_is_that_without_them() {
+    for seed in 0..40 {
+        for scenario in
+            [Scenario::random(seed), Scenario::random(seed).in_invocations(), Scenario::calm(seed)]
+        {
+            assert_eq!(run(&scenario), run(&scenario.clone().beside_another_class()), "seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn simulation_of_workers_at_another_redis_launches_three_times_then_every_ten_minutes() {
     for seed in 0..50 {
         let report = run(&Scenario::another_redis(seed)).unwrap();

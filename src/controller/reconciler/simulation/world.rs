@@ -10,8 +10,8 @@ use super::provider::SimProvider;
 use super::{Parts, Report, Scenario};
 use crate::config::IDLE_AFTER_PARTS;
 use crate::controller::fleet::{FleetPolicy, MachineId, Phase, Slot};
-use crate::job::{JobId, Millis, WorkerId};
-use crate::queue::{FleetView, PoolWorker};
+use crate::job::{JobId, Millis, WorkerClass, WorkerId};
+use crate::queue::{ClassView, FleetView, PoolWorker};
 
 const LEASE_MS: u64 = 30_000;
 const ALIVE_MS: i64 = 180_000;
@@ -28,6 +28,8 @@ struct Task {
     /// Since when it waits or, once a worker has it, when it ends or, if the worker is dead, when the lease expires.
     at: u64,
     is_part: bool,
+    /// The place of its class among those of the fleet.
+    class: usize,
 }
 
 /// A worker, as Redis records it.
@@ -83,6 +85,9 @@ pub(super) struct World {
     pub stall: f64,
     pub faults_until: u64,
     arrivals: Vec<(u64, u64)>,
+    /// The number of tasks that there have been.
+    tasks: usize,
+    of_another_class: u64,
     pending: VecDeque<Task>,
     split: SplitJob,
     workers: Vec<SimWorker>,
@@ -115,6 +120,8 @@ impl World {
             faults_until: faults.until_ms,
             jobs_left: arrivals.len(),
             arrivals,
+            tasks: 0,
+            of_another_class: scenario.of_another_class,
             pending: VecDeque::new(),
             split: scenario.parts.clone().map_or(SplitJob::Over, SplitJob::Planned),
             workers: Vec::new(),
@@ -138,6 +145,7 @@ impl World {
         let workers = self.workers.iter().map(|w| PoolWorker {
             worker: w.id.clone(),
             machine: Some(w.machine.0.clone()),
+            classes: self.policy.classes.clone(),
             alive_until: Some(if w.lives { millis(now).plus(ALIVE_MS) } else { millis(w.fresh_until) }),
             retired: w.retired,
             // A live worker renews its lease.
@@ -146,15 +154,49 @@ impl World {
         let leases = self.workers.iter().filter(|w| !w.lives).flat_map(|w| &w.tasks);
         Some(FleetView {
             now: millis(now),
-            pending: self.pending.len() as u64,
-            parts: self.pending.iter().filter(|task| task.is_part).count() as u64,
-            next_ready_since: self.pending.front().map(|task| millis(task.at)),
-            due: 0,
+            waiting: self.waiting(),
             next_due: leases.map(|task| millis(task.at)).min(),
             workers: workers.collect(),
             heard: self.heard.iter().map(|(machine, at)| (machine.0.clone(), millis(*at))).collect(),
             paused: None,
         })
+    }
+
+    /// The same for a reconciler that knows no other fleets.
+    pub(crate) fn view_of_own_classes(&self, now: u64) -> Option<FleetView> {
+        let mut view = self.view(now)?;
+        view.waiting.retain(|class, _| self.policy.classes.contains(class));
+        Some(view)
+    }
+
+    /// What waits for each class. What is of another class than those of the fleet waits from the beginning.
+    fn waiting(&self) -> BTreeMap<WorkerClass, ClassView> {
+        let mut waiting: BTreeMap<WorkerClass, ClassView> = BTreeMap::new();
+        for (place, class) in self.policy.classes.iter().enumerate() {
+            let own = || self.pending.iter().filter(|task| task.class == place);
+            let view = ClassView {
+                pending: own().count() as u64,
+                parts: own().filter(|task| task.is_part).count() as u64,
+                due: 0,
+                ready_since: own().next().map(|task| millis(task.at)),
+            };
+            waiting.insert(class.clone(), view);
+        }
+        if let (1.., Ok(class)) = (self.of_another_class, "another".parse()) {
+            let view = ClassView {
+                pending: self.of_another_class,
+                ready_since: Some(millis(0)),
+                ..ClassView::default()
+            };
+            waiting.insert(class, view);
+        }
+        waiting
+    }
+
+    /// A task that is ready now. The classes of tasks take turns.
+    fn task(&mut self, length: u64, at: u64, is_part: bool) -> Task {
+        self.tasks += 1;
+        Task { length, at, is_part, class: self.tasks % self.policy.classes.iter().count() }
     }
 
     /// Whether a machine's worker holds a lease.
@@ -193,7 +235,8 @@ impl World {
 
     pub(crate) fn step(&mut self, now: u64) {
         while let Some((_, length)) = self.arrivals.pop_if(|(at, _)| *at <= now) {
-            self.pending.push_back(Task { length, at: now, is_part: false });
+            let task = self.task(length, now, false);
+            self.pending.push_back(task);
         }
         self.provider.step(&mut self.rng, now);
         self.strike(now);
@@ -225,12 +268,12 @@ impl World {
         if self.jobs_left > 0 {
             return;
         }
-        let task = |length, is_part| Task { length, at: now, is_part };
         let (next, tasks): (_, Vec<Task>) = match std::mem::replace(&mut self.split, SplitJob::Over) {
-            SplitJob::Planned(Parts { lengths, finish }) => {
-                (SplitJob::Split { finish }, lengths.into_iter().map(|length| task(length, true)).collect())
-            }
-            SplitJob::Split { finish } => (SplitJob::Over, vec![task(finish, false)]),
+            SplitJob::Planned(Parts { lengths, finish }) => (
+                SplitJob::Split { finish },
+                lengths.into_iter().map(|length| self.task(length, now, true)).collect(),
+            ),
+            SplitJob::Split { finish } => (SplitJob::Over, vec![self.task(finish, now, false)]),
             SplitJob::Over => (SplitJob::Over, vec![]),
         };
         self.split = next;

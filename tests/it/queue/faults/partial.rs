@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tcoder::config::RedisConfig;
-use tcoder::job::{Failure, FailureCode, JobId};
+use tcoder::job::{Failure, FailureCode, JobId, JobSpec, Priority};
 use tcoder::queue::{CancelReason, Claim, Claimed, Queue, QueueError, SubmitMode};
 
+use crate::queue::classes::{misplace, of_class, taking};
 use crate::queue::{
-    LONG, all_due, arrived, claim, hooked, hopeless, now, result_of, retryable, too_large, worker,
+    LONG, all_due, arrived, claim, hooked, hopeless, now, result_of, retryable, submit, too_large, worker,
 };
 use crate::support::redis::{raw, shared};
 
@@ -37,6 +38,11 @@ enum Call {
     RedriveCancelled,
     Reap,
     Promote,
+    /// While a job of another class waits that the worker takes, too.
+    ClaimBesideOther,
+    /// A version that knows no classes has put the job into the wrong lane.
+    ClaimMisplaced,
+    SweepMisplaced,
 }
 
 const CALLS: [Call; 22] = [
@@ -64,6 +70,9 @@ const CALLS: [Call; 22] = [
     Call::Promote,
 ];
 
+/// These are there because of the classes.
+const CALLS_OF_CLASSES: [Call; 3] = [Call::ClaimBesideOther, Call::ClaimMisplaced, Call::SweepMisplaced];
+
 /// All keys that these calls write, except for the job's own record.
 const KEYS: [&str; 13] = [
     "jobs:uploading",
@@ -81,6 +90,26 @@ const KEYS: [&str; 13] = [
     "webhooks:outbox",
 ];
 
+/// The same for jobs of the class `large`.
+const KEYS_OF_CLASS: [&str; 16] = [
+    "jobs:uploading",
+    "jobs:pending",
+    "jobs:pending:large",
+    "jobs:classes",
+    "jobs:scheduled",
+    "jobs:leases",
+    "jobs:dead",
+    "jobs:cancelled",
+    "jobs:index",
+    "jobs:cleanup",
+    "jobs:events",
+    "jobs:bell",
+    "jobs:bell:class:large",
+    "machines:alive",
+    "machines:pool",
+    "webhooks:outbox",
+];
+
 const WINDOW: SubmitMode = SubmitMode::OnUpload(Duration::from_secs(3600));
 const DELAYED: SubmitMode = SubmitMode::After(Duration::from_secs(3600));
 
@@ -91,14 +120,15 @@ struct Scene {
     redis: redis::Connection,
     id: JobId,
     attempt: Option<Claimed>,
+    class: &'static str,
 }
 
 impl Scene {
-    async fn before(call: Call) -> Self {
+    async fn before(call: Call, class: &'static str) -> Self {
         let config = shared();
-        let queue = Queue::connect_with(&config, LONG).await.unwrap();
+        let queue = taking(&Queue::connect_with(&config, LONG).await.unwrap(), class);
         let redis = raw(&config);
-        let mut scene = Self { queue, config, redis, id: JobId::new(), attempt: None };
+        let mut scene = Self { queue, config, redis, id: JobId::new(), attempt: None, class };
         let w = worker(&scene.queue, "w").await;
         match call {
             Call::Submit | Call::SubmitDelayed | Call::SubmitUpload => {}
@@ -110,6 +140,17 @@ impl Scene {
                 scene.queue.expire_upload(scene.id, &too_late()).await.unwrap();
             }
             Call::Claim | Call::CancelQueued => scene.submit(SubmitMode::Now).await,
+            Call::ClaimBesideOther => {
+                scene.submit(SubmitMode::Now).await;
+                let behind = JobSpec { priority: Priority::try_from(-9).unwrap(), ..hooked() };
+                submit(&scene.queue, &behind).await;
+                scene.queue = taking(&scene.queue, "default,large");
+            }
+            Call::ClaimMisplaced | Call::SweepMisplaced => {
+                scene.submit(SubmitMode::Now).await;
+                misplace(&scene.config, &scene.id.to_string(), 1);
+                scene.queue = taking(&scene.queue, "default,large");
+            }
             Call::CancelDelayed => scene.submit(DELAYED).await,
             Call::Promote => {
                 scene.submit(DELAYED).await;
@@ -145,20 +186,20 @@ impl Scene {
     }
 
     async fn submit(&self, start: SubmitMode) {
-        self.queue.submit(self.id, &hooked(), start).await.unwrap();
+        self.queue.submit(self.id, &of_class(self.class), start).await.unwrap();
     }
 
     async fn run(&self, call: Call) -> Result<(), QueueError> {
         let (queue, id) = (&self.queue, self.id);
         let attempt = || self.attempt.as_ref().unwrap();
         match call {
-            Call::Submit => queue.submit(id, &hooked(), SubmitMode::Now).await.map(drop),
-            Call::SubmitDelayed => queue.submit(id, &hooked(), DELAYED).await.map(drop),
-            Call::SubmitUpload => queue.submit(id, &hooked(), WINDOW).await.map(drop),
+            Call::Submit => queue.submit(id, &of_class(self.class), SubmitMode::Now).await.map(drop),
+            Call::SubmitDelayed => queue.submit(id, &of_class(self.class), DELAYED).await.map(drop),
+            Call::SubmitUpload => queue.submit(id, &of_class(self.class), WINDOW).await.map(drop),
             Call::Uploaded | Call::UploadedLate => queue.uploaded(&arrived(id)).await.map(drop),
             Call::UploadRefused => queue.uploaded(&too_large(id)).await.map(drop),
             Call::ExpireUpload => queue.expire_upload(id, &too_late()).await.map(drop),
-            Call::Claim => {
+            Call::Claim | Call::ClaimBesideOther | Call::ClaimMisplaced => {
                 let claimed =
                     queue.claim(&tcoder::job::WorkerId("w".into()), now(queue).await, false).await?;
                 assert!(matches!(claimed, Claim::Job(_)), "{claimed:?}");
@@ -181,7 +222,7 @@ impl Scene {
                 queue.cancel_with(id, &CancelReason::DeadlineExceeded(why)).await.map(drop)
             }
             Call::RedriveFailed | Call::RedriveCancelled => queue.redrive(id).await.map(drop),
-            Call::Reap | Call::Promote => queue.sweep(10, 0).await.map(drop),
+            Call::Reap | Call::Promote | Call::SweepMisplaced => queue.sweep(10, 0).await.map(drop),
         }
     }
 
@@ -209,7 +250,11 @@ impl Scene {
     fn look(&mut self) -> BTreeMap<String, String> {
         let prefix = &self.config.prefix;
         let mut found = BTreeMap::new();
-        for set in KEYS.iter().filter(|key| !matches!(**key, "jobs:events" | "jobs:bell" | "machines:pool")) {
+        for set in KEYS_OF_CLASS {
+            let is_of_another_kind = matches!(set, "jobs:events" | "jobs:classes" | "machines:pool");
+            if is_of_another_kind || set.starts_with("jobs:bell") {
+                continue;
+            }
             let members: Vec<String> = redis::cmd("ZRANGE")
                 .arg(format!("{prefix}{set}"))
                 .arg(&["0", "-1"])
@@ -224,7 +269,7 @@ impl Scene {
                 .map(|member| member.split(':').filter(is_word).collect::<Vec<_>>().join(":"))
                 .collect();
             if !names.is_empty() {
-                found.insert((*set).to_owned(), names.join(" "));
+                found.insert(set.to_owned(), names.join(" "));
             }
         }
         let key = format!("{prefix}jobs:status:{}", self.id);
@@ -245,13 +290,13 @@ fn too_late() -> Failure {
 /// A live job is in exactly one of the sets that lead to its end, the one of its state. Another one is in none of them,
 /// and its record expires.
 fn is_consistent(found: &BTreeMap<String, String>) -> bool {
-    let live = ["jobs:uploading", "jobs:pending", "jobs:scheduled", "jobs:leases"];
+    let live = ["jobs:uploading", "jobs:pending", "jobs:pending:large", "jobs:scheduled", "jobs:leases"];
     let sets: Vec<&str> = live.into_iter().filter(|set| found.contains_key(*set)).collect();
     let ends = [found.contains_key("jobs:dead"), found.contains_key("jobs:cancelled")];
     let expires = found["expires"] == "true";
     match (found.get("state").map(String::as_str), sets.as_slice()) {
         (Some("uploading"), ["jobs:uploading"])
-        | (Some("queued"), ["jobs:pending" | "jobs:scheduled"])
+        | (Some("queued"), ["jobs:pending" | "jobs:pending:large" | "jobs:scheduled"])
         | (Some("running"), ["jobs:leases"]) => !expires && ends == [false, false],
         (Some("completed"), []) => expires && ends == [false, false],
         (Some("failed"), []) => expires && ends == [true, false],
@@ -263,14 +308,23 @@ fn is_consistent(found: &BTreeMap<String, String>) -> bool {
 
 #[tokio::test]
 async fn fault_15_script_that_fails_midway_leaves_no_partial_state_and_can_be_repeated() {
+    scripts_leave_no_partial_state("default", &CALLS, &KEYS).await;
+}
+
+#[tokio::test]
+async fn fault_15_script_that_fails_midway_leaves_no_partial_state_of_a_job_of_a_class() {
+    scripts_leave_no_partial_state("large", &[&CALLS[..], &CALLS_OF_CLASSES].concat(), &KEYS_OF_CLASS).await;
+}
+
+async fn scripts_leave_no_partial_state(class: &'static str, calls: &[Call], keys: &[&'static str]) {
     let mut failed = BTreeSet::new();
-    for call in CALLS {
-        let mut whole = Scene::before(call).await;
+    for &call in calls {
+        let mut whole = Scene::before(call, class).await;
         whole.run(call).await.unwrap();
         let expected = whole.look();
         assert!(is_consistent(&expected), "{call:?}: {expected:?}");
-        for key in KEYS {
-            let mut scene = Scene::before(call).await;
+        for &key in keys {
+            let mut scene = Scene::before(call, class).await;
             scene.spoil(key);
             let outcome = scene.run(call).await;
             scene.repair(key);
@@ -284,5 +338,5 @@ async fn fault_15_script_that_fails_midway_leaves_no_partial_state_and_can_be_re
         }
     }
     // Each key made some call fail.
-    assert_eq!(failed, BTreeSet::from(KEYS));
+    assert_eq!(failed, keys.iter().copied().collect());
 }

@@ -12,6 +12,8 @@ pub struct Terms {
     pub hook: bool,
     /// Whether its input is an object that was there before the job, and may be replaced.
     pub from_storage: bool,
+    /// The class of the workers that may run it; 0 is the default one.
+    pub class: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

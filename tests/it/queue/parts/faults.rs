@@ -7,6 +7,7 @@ use tcoder::queue::{QueueError, RedriveOutcome};
 use tokio::time::{sleep, timeout};
 
 use super::*;
+use crate::queue::classes::{of_class, taking};
 use crate::support::redis::{PrivateRedis, private_redis, private_redis_with_settable_clock, shared};
 
 /// Longer than anything here takes, so that a hang ends as a failure.
@@ -219,6 +220,16 @@ const KEYS: [&str; 16] = [
     "webhooks:outbox",
 ];
 
+/// The same of a job of the class `large`.
+fn key_of_class(name: &'static str) -> &'static str {
+    match name {
+        "jobs:pending" => "jobs:pending:large",
+        "jobs:bell" => "jobs:bell:class:large",
+        "jobs:bell:awaited" => "jobs:bell:awaited:large",
+        other => other,
+    }
+}
+
 struct Scene {
     queue: Queue,
     config: RedisConfig,
@@ -229,12 +240,12 @@ struct Scene {
 }
 
 impl Scene {
-    async fn before(call: Call) -> Self {
+    async fn before(call: Call, class: &str) -> Self {
         let config = shared();
-        let queue = Queue::connect_with(&config, LONG).await.unwrap();
+        let queue = taking(&Queue::connect_with(&config, LONG).await.unwrap(), class);
         let redis = raw(&config);
         let w = worker(&queue, "w").await;
-        let id = submit(&queue, &hooked()).await;
+        let id = submit(&queue, &of_class(class)).await;
         let mut scene = Self { queue, config, redis, w, id, held: Vec::new() };
         let queue = &scene.queue;
         if call == Call::Split {
@@ -335,6 +346,7 @@ impl Scene {
         let mut found = BTreeMap::new();
         for set in [
             "jobs:pending",
+            "jobs:pending:large",
             "jobs:scheduled",
             "jobs:leases",
             "jobs:dead",
@@ -376,13 +388,23 @@ impl Scene {
 
 #[tokio::test]
 async fn fault_15_script_that_fails_midway_in_a_split_job_can_be_repeated() {
+    scripts_can_be_repeated("default", &KEYS).await;
+}
+
+#[tokio::test]
+async fn fault_15_script_that_fails_midway_in_a_split_job_of_a_class_can_be_repeated() {
+    let keys: Vec<&str> = KEYS.into_iter().map(key_of_class).chain(["jobs:classes"]).collect();
+    scripts_can_be_repeated("large", &keys).await;
+}
+
+async fn scripts_can_be_repeated(class: &str, keys: &[&'static str]) {
     let mut failed = BTreeSet::new();
     for call in CALLS {
-        let mut whole = Scene::before(call).await;
+        let mut whole = Scene::before(call, class).await;
         whole.run(call).await.unwrap();
         let expected = whole.look();
-        for name in KEYS {
-            let mut scene = Scene::before(call).await;
+        for &name in keys {
+            let mut scene = Scene::before(call, class).await;
             let key = scene.key(name);
             scene.spoil(&key);
             let outcome = scene.run(call).await;
@@ -395,7 +417,7 @@ async fn fault_15_script_that_fails_midway_in_a_split_job_can_be_repeated() {
         }
     }
     // Each key made some call fail.
-    assert_eq!(failed, BTreeSet::from(KEYS));
+    assert_eq!(failed, keys.iter().copied().collect());
 }
 
 #[tokio::test]

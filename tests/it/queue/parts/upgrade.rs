@@ -7,7 +7,7 @@ use tcoder::queue::RedriveOutcome;
 use super::*;
 
 /// The version before this one, called as its code called its scripts.
-struct WholeJobs {
+pub(super) struct WholeJobs {
     redis: redis::Connection,
     prefix: String,
 }
@@ -24,7 +24,7 @@ macro_rules! script {
 }
 
 impl WholeJobs {
-    fn new(config: &RedisConfig) -> Self {
+    pub(super) fn new(config: &RedisConfig) -> Self {
         Self { redis: raw(config), prefix: config.prefix.clone() }
     }
 
@@ -35,27 +35,27 @@ impl WholeJobs {
         call.query::<Vec<redis::Value>>(&mut self.redis).unwrap().remove(0)
     }
 
-    fn claim(&mut self, worker: &WorkerId, now: Millis) -> String {
+    pub(super) fn claim(&mut self, worker: &WorkerId, now: Millis) -> String {
         let now = now.0.to_string();
         let args = [&worker.0, &now, "3600000", "180000", "0", "0", "0", "token", "0"];
         redis::from_redis_value(self.call(script!("claim"), &args)).unwrap()
     }
 
-    fn cancel(&mut self, id: JobId) {
+    pub(super) fn cancel(&mut self, id: JobId) {
         let word: String =
             redis::from_redis_value(self.call(script!("cancel"), &[&id.to_string(), "cancelled", ""]))
                 .unwrap();
         assert_eq!(word, "CANCELLED");
     }
 
-    fn redrive(&mut self, id: JobId) {
+    pub(super) fn redrive(&mut self, id: JobId) {
         let word: String =
             redis::from_redis_value(self.call(script!("redrive"), &[&id.to_string()])).unwrap();
         assert_eq!(word, "QUEUED");
     }
 
     /// The number of tasks that became ready.
-    fn sweep(&mut self) -> u32 {
+    pub(super) fn sweep(&mut self) -> u32 {
         let args = ["10", "0", "0", "3600000", "180000", "0", "600000"];
         redis::from_redis_value(self.call(script!("sweep"), &args)).unwrap()
     }

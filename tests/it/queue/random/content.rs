@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use tcoder::job::Failure;
+use tcoder::job::{CLASS_VERSION, Failure, State};
 
-use super::{JOBS, Lockstep, job_id};
+use super::{CLASSES, JOBS, Lockstep, job_id};
 use crate::queue::arrived;
 use crate::queue::model::Job;
 
 impl Lockstep<'_> {
     /// The whole content of Redis except for the events, as flat text.
     pub(super) fn in_redis(&mut self) -> BTreeMap<String, String> {
-        const SETS: [&str; 7] = [
+        const SETS: [&str; 8] = [
             "jobs:uploading",
             "jobs:pending",
+            "jobs:pending:large",
             "jobs:scheduled",
             "jobs:leases",
             "jobs:dead",
@@ -35,15 +36,19 @@ impl Lockstep<'_> {
                 all.insert(format!("{name} {member}"), score.to_string());
             }
         }
-        let (outbox, bells): (Vec<String>, u32) = redis::pipe()
+        let (outbox, bells, bells_of_class, is_listed): (Vec<String>, u32, u32, bool) = redis::pipe()
             .cmd("ZRANGE")
             .arg(self.key("webhooks:outbox"))
             .arg(&["0", "-1"])
             .zcard(self.key("jobs:bell"))
+            .zcard(self.key("jobs:bell:class:large"))
+            .sismember(self.key("jobs:classes"), "large")
             .query(self.redis)
             .unwrap();
         all.extend(outbox.into_iter().map(|member| (format!("outbox {member}"), String::new())));
-        assert!(bells <= 16, "{bells} entries in the bell");
+        assert!(bells.max(bells_of_class) <= 16, "{bells} and {bells_of_class} entries in the bells");
+        let is_in_use = all.keys().any(|place| place.starts_with("jobs:pending:large "));
+        assert!(is_listed || !is_in_use, "the class is not listed");
         for n in 0..JOBS {
             let id = job_id(n);
             let key = self.key(&format!("jobs:status:{id}"));
@@ -110,7 +115,8 @@ impl Lockstep<'_> {
             put(format!("jobs:uploading {id}"), at.to_string());
         }
         for (rank, id) in &model.pending {
-            put(format!("jobs:pending {id}"), rank.to_string());
+            let lane = ["jobs:pending", "jobs:pending:large"][usize::from(model.jobs[&id.job].terms.class)];
+            put(format!("{lane} {id}"), rank.to_string());
         }
         for (task, at) in &model.scheduled {
             put(format!("jobs:scheduled {task}"), at.to_string());
@@ -168,6 +174,9 @@ fn put_fields(put: &mut impl FnMut(String, String), name: &str, job: &Job) {
         ("limited", job.limited.then(|| "1".to_owned())),
         ("extra", job.extra.then(|| "1".to_owned())),
         ("awaited", job.awaited.then(|| "1".to_owned())),
+        ("class", (job.terms.class > 0).then(|| CLASSES[usize::from(job.terms.class)].to_owned())),
+        // Older versions may read the record of a job again that has succeeded.
+        ("v", (job.terms.class > 0 && job.state != State::Completed).then(|| CLASS_VERSION.to_string())),
     ];
     for (field, value) in fields {
         if let Some(value) = value {
@@ -207,7 +216,8 @@ fn put_record(all: &mut BTreeMap<String, String>, name: &str, hash: BTreeMap<Str
 /// A field of a job's hash in terms of the model; empty if the model does not have it.
 fn readable(field: &str, value: String) -> String {
     match field {
-        "spec" | "keep" | "claim" | "before" | "v" | "life" | "segments" => String::new(),
+        "v" if value != CLASS_VERSION.to_string() => String::new(),
+        "spec" | "keep" | "claim" | "before" | "life" | "segments" => String::new(),
         "progress" => {
             let percent: f64 = value.parse().unwrap();
             if percent == 0.0 { String::new() } else { percent.to_string() }

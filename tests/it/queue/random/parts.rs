@@ -46,8 +46,7 @@ impl Lockstep<'_> {
         let now = crate::queue::now(&self.queue).await;
         let next =
             NextClaim { worker: &name, now, sweep: false, claimable: Claimable::Any, is_known_alive: true };
-        let (real, next) = self
-            .queue
+        let (real, next) = self.queues[worker as usize]
             .complete_part(&c, "report", PartsInfo { count: total, can_play: false }, Some(next))
             .await
             .unwrap();
