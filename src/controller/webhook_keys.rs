@@ -31,7 +31,7 @@ impl SecretKeys {
                 Err(KeyUnavailable::NotNow("the TranscodeJobs are being read for the first time".to_owned()))
             }
             Webhook::Of(there) if there == requested => {
-                read(&self.client, secret).await.map(Arc::new).map_err(KeyUnavailable::NotNow)
+                read(&self.client, secret).await.map(Arc::new).map_err(|error| KeyUnavailable::NotNow(error.to_string()))
             }
             // Another controller on the same Redis may know the object.
             Webhook::None => Err(KeyUnavailable::NotNow(

@@ -38,8 +38,8 @@ const WORDS: ProviderWords = ProviderWords {
             spec.provider.pods.resources",
     no_capacity: "no node has room for another pod; add nodes, or lower spec.provider.pods.resources.requests or \
                   spec.max; a LimitRange of the namespace may limit the resources, too",
-    launches_failing: "if that does not say what to change, check spec.image, the settings of Redis and storage in \
-                       spec.provider.pods.template, and what the namespace admits",
+    launches_failing: "check spec.image, the settings of Redis and storage in spec.provider.pods.template, and what the \
+                       namespace admits",
     workers_not_registering: "compare the line \"connected to Redis\" in `kubectl logs` of a pod with the label \
                               tcoder.dev/worker-pool with the controller's, and set REDIS_URL and REDIS_KEY_PREFIX to \
                               the same by envFrom in spec.provider.pods.template; if that line is missing, the worker \

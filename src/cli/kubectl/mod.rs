@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::DeserializeGuard;
 use kube::{Api, Client, Config};
 use tokio::time::timeout;
 
@@ -128,7 +129,7 @@ pub(super) async fn run() -> ExitCode {
 struct Jobs {
     api: Api<TranscodeJob>,
     /// The WorkerPools of all namespaces, which not everybody may read.
-    pools: Api<WorkerPool>,
+    pools: Api<DeserializeGuard<WorkerPool>>,
     /// The options with which kubectl finds them, too.
     options: String,
 }

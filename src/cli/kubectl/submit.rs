@@ -33,6 +33,12 @@ pub(super) async fn run(jobs: &Jobs, args: SubmitArgs) -> Result<(), CliError> {
     job.metadata.generate_name = Some(format!("{}-", object_name(video.name())));
     let made = Jobs::bounded(Call::Create, jobs.api.create(&PostParams::default(), &job)).await?;
     let name = made.name_any();
+    if made.spec.worker_class != job.spec.worker_class {
+        eprintln!(
+            "{name}: the definitions in this cluster know no workerClass, so that any worker runs the job; apply \
+             manifests/crds of this version"
+        );
+    }
     if let Video::File(file) = video {
         file.upload(jobs, &made).await?;
     }

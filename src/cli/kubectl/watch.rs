@@ -95,7 +95,7 @@ async fn explain_wait(
         if let Some(class) = class
             // Not everybody may read the pools.
             && let Ok(Ok(pools)) = timeout(ANSWERS_WITHIN, jobs.pools.list(&ListParams::default())).await
-            && let Some(why) = no_pool_of(&class, pools.items.iter().map(|pool| &pool.spec))
+            && let Some(why) = no_pool_of(&class, pools.iter().filter_map(|pool| Some(&pool.0.as_ref().ok()?.spec)))
         {
             bar.suspend(|| eprintln!("{name}: {why}"));
         }
@@ -113,7 +113,7 @@ fn no_pool_of<'a>(
     let mut pools = pools.into_iter().peekable();
     // Without any pool the environment of the controller may configure machines, or they are run by hand.
     let is_usual = class.is_default() && pools.peek().is_none();
-    let is_made = pools.any(|pool| pool.worker_classes.contains(class));
+    let is_made = pools.any(|pool| !pool.paused && pool.worker_classes.contains(class));
     (!is_usual && !is_made).then(|| {
         format!(
             "no WorkerPool makes workers of the class {class}; unless there are others, the job waits until a pool names the \

@@ -64,7 +64,7 @@ impl Refusal {
                 ),
             }),
             // The API server's own faults pass, but somebody may have to start the controller manager of Kueue again.
-            500..=599 if answer.contains("webhook") => Some(Self {
+            500..=599 if answer.contains("failed calling webhook") => Some(Self {
                 reason: reason::KUEUE_UNAVAILABLE,
                 message: format!(
                     "a webhook for the job's Workload does not answer; see whether the controller manager of Kueue runs: {answer}"

@@ -21,7 +21,7 @@ use super::status::StatusContext;
 use super::submission::Rules;
 use crate::controller::fleet::MachinePrice;
 use crate::controller::kueue::Kueue;
-use crate::controller::secrets;
+use crate::controller::secrets::{self, SecretError};
 use crate::crd::{FINALIZER, JobPhase, TranscodeJob, TranscodeJobStatus, reason};
 use crate::job::{AttemptId, JobId, Millis, ObjectKey};
 use crate::manifest::{ManifestError, ManifestStore, Verdict};
@@ -60,6 +60,9 @@ pub(crate) enum ReconcileError {
     /// A call took too long. Names the called service.
     #[error("{0} did not answer within 20 s")]
     Slow(&'static str),
+    /// The Secret of the job's webhook could not be read.
+    #[error("{0}")]
+    Secret(String),
     /// The object changed faster than it could be reconciled.
     #[error("the job changed during reconciliation")]
     Unsettled,
@@ -340,7 +343,12 @@ impl Context {
                     return Ok(Action::await_change());
                 }
                 Decision::Act(Act::LookAtSecret(secret)) => {
-                    seen.secret = Some(secrets::usable(&self.tools.client, &secret).await);
+                    seen.secret = match secrets::usable(&self.tools.client, &secret).await {
+                        Ok(()) => Some(Ok(())),
+                        Err(SecretError::Unusable(why)) => Some(Err(why)),
+                        // It says nothing about the Secret, for which the job keeps its place in a queue of Kueue.
+                        Err(SecretError::Unreadable(why)) => return Err(ReconcileError::Secret(why)),
+                    };
                 }
                 Decision::Act(Act::LookForUpload(key)) => {
                     seen.looked_for_upload = true;

@@ -338,7 +338,6 @@ fn repeat(before: &[Condition], type_: &'static str) -> Option<ConditionUpdate> 
     holds(before, type_).map(|c| ConditionUpdate::yes(type_, &*c.reason, &*c.message))
 }
 
-/// What the state of a job says.
 /// The worker that a job waits for.
 fn worker_of(job: &Job) -> String {
     match &job.spec.worker_class {
@@ -347,6 +346,7 @@ fn worker_of(job: &Job) -> String {
     }
 }
 
+/// What the state of a job says.
 fn of_state(job: &Job, spec: &TranscodeJobSpec) -> Vec<ConditionUpdate> {
     match job.status {
         State::Uploading => {

@@ -62,6 +62,11 @@ impl Refusal {
         let message = format!("spec.{field}: {why}. Delete this TranscodeJob and create another");
         Self { reason: reason::INVALID_SPEC, message }
     }
+
+    /// A refusal of a field that can be changed.
+    fn changeable(field: &str, why: impl std::fmt::Display) -> Self {
+        Self { reason: reason::INVALID_SPEC, message: format!("spec.{field}: {why}. Change it") }
+    }
 }
 
 /// Parses `object` into a submission with the job id `id`.
@@ -101,7 +106,7 @@ pub(crate) fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> R
     let is_in_range = |seconds: i64| (1..=i64::from(limits.deadline_seconds)).contains(&seconds);
     if asked.active_deadline_seconds.is_some_and(|seconds| !is_in_range(seconds)) {
         let why = format!("it must be from 1 to {}", limits.deadline_seconds);
-        return Err(Refusal::field("activeDeadlineSeconds", why));
+        return Err(Refusal::changeable("activeDeadlineSeconds", why));
     }
     if let Some(webhook) = &asked.webhook {
         spec.webhook_url = Some(address("webhook.url", &webhook.url, rules.guard)?);
@@ -221,15 +226,15 @@ pub(crate) fn same(queued: &JobSpec, requested: &JobSpec) -> bool {
             spec.stills,
             spec.priority,
             spec.parallelism,
-            spec.worker_class.clone(),
             spec.webhook_url.clone(),
             spec.webhook_key.clone(),
         )
     };
-    // An operator that knows no such policy has queued the job without it.
+    // An operator that knows no such policy, or no classes, has queued the job without.
     let is_unknown = queued.failure_policy.is_empty();
     let is_same_policy = is_unknown || queued.failure_policy == requested.failure_policy;
-    is_same_policy && fixed(queued) == fixed(requested)
+    let is_same_class = queued.worker_class.is_default() || queued.worker_class == requested.worker_class;
+    is_same_policy && is_same_class && fixed(queued) == fixed(requested)
 }
 
 #[cfg(test)]

@@ -121,8 +121,9 @@ impl Pools {
         let mut said = Told::default();
         let mut elsewhere = Statuses::new();
         let (mut look, mut read) = (Instant::now() + READ_GAP, Instant::now());
-        // Whether the pools are known, and what was published before; and whether Redis could not be read the last time.
-        let (mut listed, mut was_read, mut is_away) = (false, false, false);
+        // Whether the pools are known, and what was published before; whether Redis is away, and how often in a row it could
+        // not be read.
+        let (mut listed, mut was_read, mut is_away, mut failures) = (false, false, false, 0_u32);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -135,12 +136,14 @@ impl Pools {
                 Ok(()) = self.told.changed() => look = look.min(Instant::now() + WRITE_GAP),
                 () = sleep_until(read) => match stop.run_until_cancelled(self.read()).await {
                     Some(Some(fleets)) => {
-                        (elsewhere, was_read, is_away) = (fleets, true, false);
+                        (elsewhere, was_read, is_away, failures) = (fleets, true, false, 0);
                         (look, read) = (Instant::now(), Instant::now() + READ_GAP);
                     }
                     // What was published before decides which fleets there are; until it is known, there are only statuses.
                     Some(None) => {
-                        if !is_away {
+                        failures = failures.saturating_add(1);
+                        // A single lost answer is no outage.
+                        if !is_away && (!was_read || failures > 1) {
                             tracing::warn!("the statuses of the fleets cannot be read from Redis; WorkerPools wait for that");
                             (look, is_away) = (Instant::now(), true);
                         }

@@ -1,6 +1,6 @@
 //! What to do about an attempt that took too long: who set its deadline depends on how the job was submitted. Pure.
 
-use crate::job::{Failure, FailureCode, JobSpec, Origin};
+use crate::job::{Failure, FailureCode, JobLimits, JobSpec, Origin};
 
 /// Adds to the failure of an attempt that reached its deadline what to change; other failures are as they were.
 pub(super) fn with_remedy(failure: Failure, spec: &JobSpec) -> Failure {
@@ -9,13 +9,16 @@ pub(super) fn with_remedy(failure: Failure, spec: &JobSpec) -> Failure {
     }
     let JobSpec { deadline_seconds: seconds, origin, .. } = spec;
     let remedy = match origin {
-        Origin::Api => "raise deadlineSeconds",
-        // The controller enforces activeDeadlineSeconds itself.
-        Origin::Kubernetes => "raise JOB_MAX_DEADLINE_SECONDS of the controller, which may be up to 604800",
-        Origin::Storage => "submit a job for the object, with a larger deadlineSeconds",
+        _ if *seconds >= JobLimits::HIGHEST.deadline_seconds => "",
+        Origin::Api => "raise deadlineSeconds, or ",
+        // The controller enforces activeDeadlineSeconds itself. One of an older version made it the deadline of an attempt.
+        Origin::Kubernetes => {
+            "raise JOB_MAX_DEADLINE_SECONDS of the controller (or, if an older controller has submitted the job, make it anew with a \
+             larger spec.activeDeadlineSeconds), or "
+        }
+        Origin::Storage => "submit a job for the object, with a larger deadlineSeconds, or ",
     };
-    let message =
-        format!("{} ({seconds} s); {remedy}, or ask for fewer or smaller qualities", failure.message);
+    let message = format!("{} ({seconds} s); {remedy}ask for fewer or smaller qualities", failure.message);
     Failure::new(failure.code, message)
 }
 
@@ -42,6 +45,11 @@ mod tests {
             assert!(told.message.starts_with(begin) && told.message.contains(names), "{told}");
             let other = Failure::new(FailureCode::InvalidMedia, "it is no video");
             assert_eq!(with_remedy(other.clone(), &spec), other);
+            // It cannot be raised any further.
+            let longest = JobSpec { deadline_seconds: JobLimits::HIGHEST.deadline_seconds, ..spec.clone() };
+            let late = Failure::new(FailureCode::DeadlineExceeded, "the attempt reached its deadline");
+            let told = with_remedy(late, &longest).message;
+            assert!(told.ends_with(" s); ask for fewer or smaller qualities"), "{told}");
         }
     }
 }
