@@ -42,7 +42,8 @@ pub async fn queue(messages: RawMessageIter, env: worker::Env) {
     let inputs: Vec<UploadedInput> = objects.iter().map(|(_, object)| object.0.clone()).collect();
     let mut left = SubrequestBudget(context.settings.subrequests);
     let largest = inputs.iter().map(|input| input.size).max().unwrap_or(0);
-    if context.queue.policy().max_input_bytes.is_none() && largest > space::ALWAYS_FITS && left.take(1) {
+    let fits = context.queue.policy().max_input_bytes.unwrap_or(space::ALWAYS_FITS);
+    if largest > fits && left.take(1) {
         match context.queue.input_limit_of(&inputs).await {
             Ok(limit) => context.queue = context.queue.clone().with_max_input_bytes(limit),
             Err(error) => {

@@ -271,11 +271,16 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn input_limit(&self, size: u64, class: &WorkerClass) -> Result<Option<u64>, QueueError> {
-        match self.policy.max_input_bytes {
+        match self.configured_limit(class) {
             Some(most) => Ok(Some(most)),
             None if size <= ALWAYS_FITS => Ok(None),
             None => Ok(self.fleets().await?.input_limit(class)),
         }
+    }
+
+    /// The limit of the settings, which is about the workers of these classes alone.
+    fn configured_limit(&self, class: &WorkerClass) -> Option<u64> {
+        self.policy.max_input_bytes.filter(|_| self.classes.contains(class))
     }
 
     /// The same for the inputs of jobs that wait for them, of their classes: the highest limit of all that are so large.
@@ -283,10 +288,8 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn input_limit_of(&self, inputs: &[UploadedInput]) -> Result<Option<u64>, QueueError> {
-        if let Some(most) = self.policy.max_input_bytes {
-            return Ok(Some(most));
-        }
-        let large: Vec<&UploadedInput> = inputs.iter().filter(|input| input.size > ALWAYS_FITS).collect();
+        let always_fits = self.policy.max_input_bytes.unwrap_or(ALWAYS_FITS);
+        let large: Vec<&UploadedInput> = inputs.iter().filter(|input| input.size > always_fits).collect();
         if large.is_empty() {
             return Ok(None);
         }
@@ -299,7 +302,8 @@ impl Queue {
         let (classes, fleets) = replies.split_at_checked(classes).unwrap_or_default();
         let fleets = Fleets::parse(fleets)?;
         let class = |reply: &Reply| reply.text().and_then(|name| name.parse().ok()).unwrap_or_default();
-        let limits = classes.iter().map(|reply| fleets.input_limit(&class(reply)));
+        let limit = |class: &WorkerClass| self.configured_limit(class).or_else(|| fleets.input_limit(class));
+        let limits = classes.iter().map(|reply| limit(&class(reply)));
         // A worker of a class without a limit decides by itself, and so does one for what is between two limits.
         Ok(limits.collect::<Option<Vec<u64>>>().and_then(|limits| limits.into_iter().max()))
     }

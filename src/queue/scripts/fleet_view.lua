@@ -48,19 +48,19 @@ count(list, 30000, task_of)
 local delayed = redis.call('ZRANGE', scheduled, 0, 1000, 'WITHSCORES')
 count(delayed, 0, tostring)
 -- The parts that are ready are those that are neither encoded nor held nor delayed nor held back. With more than a hundred split
--- jobs, all that is ready counts as parts: there are more of them than machines.
+-- jobs, all that is ready of the classes of the others counts as parts: there are more of them than machines.
 local held = {}
 local function more_open(view, n)
   if view then view.open = view.open + n end
 end
 for n, id in ipairs(redis.call('SMEMBERS', split_jobs)) do
-  if n > 100 then
-    for _, view in ipairs(views) do view.open = math.huge end
-    break
+  local view = view_of(id)
+  if view and n > 100 then
+    view.open = math.huge
+  elseif view then
+    -- The plan is among the reports.
+    more_open(view, redis.call('SCARD', parts(id)) + 1 - redis.call('HLEN', reports(id)) - redis.call('ZCARD', held_back(id)))
   end
-  -- The plan is among the reports.
-  more_open(view_of(id),
-    redis.call('SCARD', parts(id)) + 1 - redis.call('HLEN', reports(id)) - redis.call('ZCARD', held_back(id)))
 end
 for i = 1, #delayed, 2 do
   if is_part(delayed[i]) then more_open(view_of(delayed[i]), -1) end

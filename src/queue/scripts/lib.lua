@@ -24,7 +24,8 @@ local tokens = P .. 'tokens'
 local classes = P .. 'jobs:classes'
 -- The split jobs that wait for their parts.
 local split_jobs = P .. 'jobs:split'
--- When a sweep last looked at the clock (now), and the newest event when it last followed a step (event).
+-- When a sweep last looked at the clock (now), and the newest event when it last followed a step (event); and whether a job
+-- ever had another class than the default one (classes), so that sweeps look for them.
 local clock_seen = P .. 'jobs:clock'
 -- The version of the format of records and events; FORMAT_VERSION in src/job/mod.rs.
 local VERSION = 1
@@ -94,7 +95,10 @@ end
 -- Puts tasks, each after its place, into the queue of their class. The class is listed first, so that no queue with a task
 -- is overlooked.
 local function enqueue(class, ...)
-  if class ~= '' then redis.call('SADD', classes, class) end
+  if class ~= '' then
+    redis.call('SADD', classes, class)
+    redis.call('HSET', clock_seen, 'classes', '1')
+  end
   redis.call('ZADD', (lane(class)), ...)
 end
 

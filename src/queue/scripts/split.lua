@@ -41,6 +41,10 @@ if held[1] then redis.call('ZADD', held_back(id), unpack(held)) end
 -- The attempts at finishing the job are counted anew.
 redis.call('HSET', status(id), 'split', epoch, 'attempt', 0, 'error', '', 'verify', '', 'playable', '',
   'sound', '', 'segments', segments, 'limited', held[1] and '1' or '', class_fields(class, SPLIT_VERSION))
+-- A version that knows no classes has left parts of an earlier split in the queue of their class.
+if class ~= '' then
+  for _, name in ipairs(names) do redis.call('ZREM', (lane(class)), id .. '/' .. name) end
+end
 enqueue(class, unpack(places))
 redis.call('ZREM', leases, id .. ':' .. epoch)
 -- The parts are in the queue, and wait for workers, whatever happens.

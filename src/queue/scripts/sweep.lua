@@ -8,7 +8,7 @@ local now, lease, alive_ms = clock(), tonumber(ARGV[5]), tonumber(ARGV[6])
 
 -- If the last sweep or the newest event lies ahead, the clock was set back. Times that lie ahead were taken from
 -- the former clock then, and their owners would wait for that much longer.
-local seen = redis.call('HMGET', clock_seen, 'now', 'event')
+local seen = redis.call('HMGET', clock_seen, 'now', 'event', 'classes')
 local newest = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
 local event_ms = newest and string.match(newest[1], '^%d+')
 local event_ahead = event_ms and event_ms - now > 5000
@@ -39,19 +39,21 @@ if event_ahead or sweep_ahead then
 end
 
 local ready, due = sweep(now, tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]))
--- A version that knows no classes may have put tasks into the wrong queue, where perhaps no worker claims any.
-local first = redis.call('ZRANGE', pending, 0, 15, 'WITHSCORES')
-for i = 1, #first, 2 do
-  local s = redis.call('HMGET', status(first[i]), 'class', 'state')
-  if s[1] and s[2] == 'queued' then
-    enqueue(s[1], first[i + 1], first[i])
-    redis.call('ZREM', pending, first[i])
-    ring(s[1], first[i])
+if seen[3] then
+  -- A version that knows no classes may have put tasks into the wrong queue, where perhaps no worker claims any.
+  local first = redis.call('ZRANGE', pending, 0, 15, 'WITHSCORES')
+  for i = 1, #first, 2 do
+    local s = redis.call('HMGET', status(first[i]), 'class', 'state')
+    if (s[1] or '') ~= '' and s[2] == 'queued' then
+      enqueue(s[1], first[i + 1], first[i])
+      redis.call('ZREM', pending, first[i])
+      ring(s[1], first[i])
+    end
   end
-end
--- Anybody can name a class, so those of which no job is ready are forgotten.
-for _, class in ipairs(redis.call('SRANDMEMBER', classes, 100)) do
-  if redis.call('EXISTS', (lane(class))) == 0 then redis.call('SREM', classes, class) end
+  -- Anybody can name a class, so those of which no job is ready are forgotten.
+  for _, class in ipairs(redis.call('SRANDMEMBER', classes, 100)) do
+    if redis.call('EXISTS', (lane(class))) == 0 then redis.call('SREM', classes, class) end
+  end
 end
 local limit = tonumber(ARGV[7])
 local list = limit > 0 and redis.call('ZRANGE', cleanup, 0, limit - 1, 'WITHSCORES') or {}

@@ -354,7 +354,7 @@ async fn unreadable_objects_say_so_and_do_not_block_the_others() {
     let mut odd_ones = Vec::new();
     for (kind, plural, spec) in [
         ("TranscodeJob", "transcodejobs", json!({"input": 7, "preset": "from-next-year"})),
-        ("WorkerPool", "workerpools", json!({"max": "as many as needed"})),
+        ("WorkerPool", "workerpools", json!({"min": "one"})),
     ] {
         crds.patch(&format!("{plural}.tcoder.dev"), &PatchParams::default(), &patch).await.unwrap();
         let resource =

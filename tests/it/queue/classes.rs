@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::wake::{NEVER, all_woken, blocked, waiters};
 use super::*;
+use crate::support::command_count::CommandCount;
 use crate::support::redis::{private_redis, raw};
 
 const HANG: Duration = Duration::from_secs(120);
@@ -323,6 +324,26 @@ async fn counts_are_those_of_all_classes_and_unused_ones_are_forgotten() {
     let bell = format!("{}jobs:bell:class:large", config.prefix);
     let ttl: i64 = redis::cmd("PTTL").arg(bell).query(&mut raw(&config)).unwrap();
     assert!((1..=600_000).contains(&ttl), "the wake-ups of a class that nobody takes do not expire: {ttl}");
+}
+
+#[tokio::test]
+async fn sweep_looks_for_classes_only_where_a_job_had_one() {
+    let server = private_redis(&[]);
+    let (queue, config) = (Queue::connect_with(&server.config(), LONG).await.unwrap(), server.config());
+    let mut redis = raw(&config);
+    // Nothing in the field is the default class.
+    let id = submit(&queue, &spec()).await;
+    let key = format!("{}jobs:status:{id}", config.prefix);
+    redis::cmd("HSET").arg(key).arg("class").arg("").exec(&mut redis).unwrap();
+    let mut looks = async || {
+        CommandCount::reset(&mut redis);
+        queue.sweep(10, 0).await.unwrap();
+        CommandCount::read(&mut redis).0.contains_key("srandmember")
+    };
+    assert!(!looks().await);
+    submit(&queue, &of_class("large")).await;
+    assert!(looks().await);
+    assert_eq!(lane(&config, "default"), [id.to_string()]);
 }
 
 #[tokio::test]

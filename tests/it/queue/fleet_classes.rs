@@ -7,8 +7,9 @@ use tcoder::queue::{
     ClassView, FleetDesired, FleetName, FleetStatus, LockOutcome, SubmitMode, UploadedOutcome,
 };
 
-use super::classes::of_class;
+use super::classes::{of_class, taking};
 use super::*;
+use crate::support::redis::raw;
 
 const HOLD: Duration = Duration::from_secs(60);
 
@@ -69,4 +70,33 @@ async fn upload_is_limited_by_the_fleets_of_its_class() {
         queue.submit(job, &of_class(name), SubmitMode::OnUpload(HOLD)).await.unwrap();
         assert_eq!(queue.uploaded(&too_large(job)).await.unwrap(), outcome, "{name}");
     }
+}
+
+#[tokio::test]
+async fn configured_limit_is_about_the_classes_of_the_own_workers() {
+    let (queue, _) = queue().await;
+    let queue = queue.with_max_input_bytes(Some(1 << 30));
+    let limit = async |queue: &Queue, name: &str| queue.input_limit(2 << 30, &class(name)).await.unwrap();
+    assert_eq!((limit(&queue, "default").await, limit(&queue, "large").await), (Some(1 << 30), None));
+    let large = taking(&queue, "large");
+    assert_eq!((limit(&large, "default").await, limit(&large, "large").await), (None, Some(1 << 30)));
+    for (name, outcome) in [("default", UploadedOutcome::Refused), ("large", UploadedOutcome::Queued)] {
+        let job = JobId::new();
+        queue.submit(job, &of_class(name), SubmitMode::OnUpload(HOLD)).await.unwrap();
+        assert_eq!(queue.uploaded(&too_large(job)).await.unwrap(), outcome, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn many_split_jobs_of_one_class_say_nothing_of_another() {
+    let (queue, config) = queue().await;
+    for _ in 0..3 {
+        submit(&queue, &of_class("large")).await;
+    }
+    let split = format!("{}jobs:split", config.prefix);
+    let ids: Vec<String> = (0..101).map(|_| JobId::new().to_string()).collect();
+    redis::cmd("SADD").arg(split).arg(ids).exec(&mut raw(&config)).unwrap();
+    let view = queue.fleet_view(&[class("large")]).await.unwrap();
+    let ClassView { pending, parts, .. } = view.waiting[&class("large")];
+    assert_eq!((pending, parts), (3, 0));
 }
