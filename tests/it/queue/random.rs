@@ -110,6 +110,9 @@ impl<'a> Lockstep<'a> {
             let classes = classes.iter().map(|class| CLASSES[usize::from(*class)].parse().unwrap());
             queues.push(queue.clone().for_classes(WorkerClasses::new(classes).unwrap()));
         }
+        // The limit of inputs is about the workers of all classes.
+        let all = CLASSES.iter().map(|class| class.parse().unwrap());
+        let queue = queue.for_classes(WorkerClasses::new(all).unwrap());
         let (claims, completions) = (Vec::new(), BTreeMap::new());
         let model = Model::new(Mutant::Sound);
         Self {
