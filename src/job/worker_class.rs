@@ -83,7 +83,7 @@ impl JsonSchema for WorkerClass {
             "type": "string",
             "pattern": Self::PATTERN,
             "default": Self::DEFAULT,
-            "description": "The class of the workers that may run the job: lower-case letters, digits and hyphens",
+            "description": "The class of the workers that may run the job: lower-case letters, digits and hyphens.",
         })
     }
 }

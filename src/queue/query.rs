@@ -85,6 +85,8 @@ pub struct Stats {
 const BATCH: usize = 100;
 /// Maximum number of index entries read for a page, so that a listing stays cheap with any filter.
 const MAX_ENTRIES: usize = 2_000;
+/// Maximum number of classes whose queues are counted, so that counts stay cheap whatever classes jobs name.
+const MAX_CLASSES: usize = 1_000;
 
 impl Queue {
     /// Reads a job. A replica may not know a job that another client has just submitted, because it uses another sync
@@ -220,7 +222,8 @@ impl Queue {
             ])
             .await?;
         let count = |at: usize| replies.get(at).and_then(Reply::int).unwrap_or(0).unsigned_abs();
-        let classes: Vec<&str> = replies.get(13).map(|reply| text_items(reply).collect()).unwrap_or_default();
+        let classes: Vec<&str> =
+            replies.get(13).map(|reply| text_items(reply).take(MAX_CLASSES).collect()).unwrap_or_default();
         let (of_classes, mut first) = self.pending_of_classes(&classes).await?;
         first.extend(replies.get(9).and_then(|reply| text_items(reply).next().map(str::to_owned)));
         let pending = count(1) + of_classes;

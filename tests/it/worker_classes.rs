@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::clips::clip;
-use crate::support::system::Setup;
+use crate::support::system::{Setup, folder};
 
 #[tokio::test]
 async fn jobs_go_to_the_workers_of_their_classes() {
@@ -11,7 +11,9 @@ async fn jobs_go_to_the_workers_of_their_classes() {
     let options = |class: &str| json!({"outputQualities": ["144p"], "workerClass": class});
     let large = system.upload(clip(), &options("large")).await;
     let plain = system.upload(clip(), &json!({"outputQualities": ["144p"]})).await;
-    let small = system.upload(clip(), &options("small")).await;
+    let arguments = ["submit", clip().to_str().unwrap(), "--quality", "144p", "--worker-class", "small"];
+    let sent = system.cli(&arguments, &folder("classes")).await;
+    let small = String::from_utf8(sent.stdout).unwrap().trim().to_owned();
     let stats = system.get("/api/stats").await.body;
     assert_eq!(stats["pending"], 3, "{stats}");
     // A job waits until there is a worker of its class, and nobody else takes it meanwhile.
