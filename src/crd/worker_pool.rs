@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::rules;
 use crate::config::registry::{JOBS_PER_MACHINE, MAX_MACHINES, WORKER_IDLE_TIMEOUT};
 use crate::flyprovider::ROOTFS_MAX_GB;
-use crate::job::{InvalidWorkerClasses, WorkerClass, WorkerClasses};
+use crate::job::WorkerClass;
 
 /// The number and kind of the machines that run workers.
 ///
@@ -98,16 +98,6 @@ pub struct WorkerPoolSpec {
     /// reported.
     #[serde(default)]
     pub paused: bool,
-}
-
-impl WorkerPoolSpec {
-    /// The classes of the jobs that its machines take.
-    ///
-    /// # Errors
-    /// If there is none, or there are too many.
-    pub fn classes(&self) -> Result<WorkerClasses, InvalidWorkerClasses> {
-        WorkerClasses::new(self.worker_classes.iter().cloned())
-    }
 }
 
 fn default_classes() -> Vec<WorkerClass> {

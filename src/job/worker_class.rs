@@ -82,8 +82,8 @@ impl JsonSchema for WorkerClass {
         json_schema!({
             "type": "string",
             "pattern": Self::PATTERN,
-            "default": Self::DEFAULT,
-            "description": "The class of the workers that may run the job: lower-case letters, digits and hyphens.",
+            "description": "The class of the workers that may run the job: lower-case letters, digits and hyphens. That of \
+                            jobs that name none is `default`.",
         })
     }
 }

@@ -8,8 +8,7 @@ use super::codec::{to_json, to_versioned_json};
 use super::fleet_status::{FleetStatus, Paused};
 use super::scripts;
 use super::workers::{RETIRED, WorkerRecord};
-use super::{Command, Fleets, Queue, QueueError, Reply, UploadedInput};
-use crate::job::space::ALWAYS_FITS;
+use super::{Command, Queue, QueueError, Reply};
 use crate::job::{JobId, LeaseId, Millis, WorkerClass, WorkerClasses, WorkerId};
 
 /// What waits for the workers of a class.
@@ -263,49 +262,6 @@ impl Queue {
         let args = vec![fence.holder.clone(), fence.epoch.to_string(), to_versioned_json(status)?];
         let reply = self.eval(&scripts::FLEET_PUBLISH, self.fleet_args(args)).await?;
         Ok(reply.int() == Some(1))
-    }
-
-    /// The largest input in bytes of a job of this class that workers take, if it is known: from the settings, or from the
-    /// fleets. These are only asked because of an input of `size` bytes that does not fit every machine.
-    ///
-    /// # Errors
-    /// If Redis fails.
-    pub async fn input_limit(&self, size: u64, class: &WorkerClass) -> Result<Option<u64>, QueueError> {
-        match self.configured_limit(class) {
-            Some(most) => Ok(Some(most)),
-            None if size <= ALWAYS_FITS => Ok(None),
-            None => Ok(self.fleets().await?.input_limit(class)),
-        }
-    }
-
-    /// The limit of the settings, which is about the workers of these classes alone.
-    fn configured_limit(&self, class: &WorkerClass) -> Option<u64> {
-        self.policy.max_input_bytes.filter(|_| self.classes.contains(class))
-    }
-
-    /// The same for the inputs of jobs that wait for them, of their classes: the highest limit of all that are so large.
-    ///
-    /// # Errors
-    /// If Redis fails.
-    pub async fn input_limit_of(&self, inputs: &[UploadedInput]) -> Result<Option<u64>, QueueError> {
-        let always_fits = self.policy.max_input_bytes.unwrap_or(ALWAYS_FITS);
-        let large: Vec<&UploadedInput> = inputs.iter().filter(|input| input.size > always_fits).collect();
-        if large.is_empty() {
-            return Ok(None);
-        }
-        let class =
-            |input: &&UploadedInput| Command::new("HGET").arg(self.status_key(input.job)).arg("class");
-        let mut commands: Vec<Command> = large.iter().map(class).collect();
-        let classes = commands.len();
-        commands.extend(self.read_fleets());
-        let replies = self.pipeline(commands).await?;
-        let (classes, fleets) = replies.split_at_checked(classes).unwrap_or_default();
-        let fleets = Fleets::parse(fleets)?;
-        let class = |reply: &Reply| reply.text().and_then(|name| name.parse().ok()).unwrap_or_default();
-        let limit = |class: &WorkerClass| self.configured_limit(class).or_else(|| fleets.input_limit(class));
-        let limits = classes.iter().map(|reply| limit(&class(reply)));
-        // A worker of a class without a limit decides by itself, and so does one for what is between two limits.
-        Ok(limits.collect::<Option<Vec<u64>>>().and_then(|limits| limits.into_iter().max()))
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::codec::from_versioned_json;
 use super::fleet::parse_paused;
 use super::fleet_status::{FleetStatus, Paused};
-use super::{Command, Queue, QueueError, Reply};
+use super::{Command, Queue, QueueError, Reply, UploadedInput};
+use crate::job::space::ALWAYS_FITS;
 use crate::job::{Millis, WorkerClass};
 
 /// The name of a fleet: empty, or the uid of the WorkerPool that it belongs to.
@@ -139,6 +140,49 @@ impl Queue {
     pub(super) fn read_fleets(&self) -> [Command; 2] {
         let keys = [self.key("fleet:status"), self.key("fleet:paused")];
         [Command::new("MGET").args(keys), Command::new("HGETALL").arg(self.key("fleet:pools"))]
+    }
+
+    /// The largest input in bytes of a job of this class that workers take, if it is known: from the settings, or from the
+    /// fleets. These are only asked because of an input of `size` bytes that does not fit every machine.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn input_limit(&self, size: u64, class: &WorkerClass) -> Result<Option<u64>, QueueError> {
+        match self.configured_limit(class) {
+            Some(most) => Ok(Some(most)),
+            None if size <= ALWAYS_FITS => Ok(None),
+            None => Ok(self.fleets().await?.input_limit(class)),
+        }
+    }
+
+    /// The limit of the settings, which is about the workers of these classes alone.
+    fn configured_limit(&self, class: &WorkerClass) -> Option<u64> {
+        self.policy.max_input_bytes.filter(|_| self.classes.contains(class))
+    }
+
+    /// The same for the inputs of jobs that wait for them, of their classes: the highest limit of all that are so large.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn input_limit_of(&self, inputs: &[UploadedInput]) -> Result<Option<u64>, QueueError> {
+        let always_fits = self.policy.max_input_bytes.unwrap_or(ALWAYS_FITS);
+        let large: Vec<&UploadedInput> = inputs.iter().filter(|input| input.size > always_fits).collect();
+        if large.is_empty() {
+            return Ok(None);
+        }
+        let class =
+            |input: &&UploadedInput| Command::new("HGET").arg(self.status_key(input.job)).arg("class");
+        let mut commands: Vec<Command> = large.iter().map(class).collect();
+        let classes = commands.len();
+        commands.extend(self.read_fleets());
+        let replies = self.pipeline(commands).await?;
+        let (classes, fleets) = replies.split_at_checked(classes).unwrap_or_default();
+        let fleets = Fleets::parse(fleets)?;
+        let class = |reply: &Reply| reply.text().and_then(|name| name.parse().ok()).unwrap_or_default();
+        let limit = |class: &WorkerClass| self.configured_limit(class).or_else(|| fleets.input_limit(class));
+        let limits = classes.iter().map(|reply| limit(&class(reply)));
+        // A worker of a class without a limit decides by itself, and so does one for what is between two limits.
+        Ok(limits.collect::<Option<Vec<u64>>>().and_then(|limits| limits.into_iter().max()))
     }
 
     /// When the last lock of these fleets expires, if one was ever held. While jobs wait, its holder renews a lock even

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Options, UpError};
 use crate::config::Env;
-use crate::config::registry::WORKER_IDLE_TIMEOUT;
+use crate::config::registry::{WORKER_CLASSES, WORKER_IDLE_TIMEOUT};
 use crate::controller::fleet::{FleetPolicy, MicroDollars};
 use crate::controller::reconciler::{Reconciler, ReconcilerDeps, forwarded_env};
 use crate::event_bus::EventBus;
@@ -55,6 +55,7 @@ impl LocalFleet {
             min: options.min_machines,
             max: options.max_machines,
             idle_timeout: env.require(&WORKER_IDLE_TIMEOUT)?,
+            classes: env.require(&WORKER_CLASSES)?,
             regions: vec![REGION.to_owned()],
             // The disk is that of this machine.
             disk: None,

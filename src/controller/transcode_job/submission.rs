@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn only_what_may_not_change_makes_a_job_another() {
-        let base = json!({"input": {"key": "a.mp4"}, "preset": "hls"});
+        let base = json!({"input": {"key": "a.mp4"}, "preset": "hls", "workerClass": "small"});
         let queued = of(base.clone()).unwrap().spec;
         for (field, value, still) in [
             ("suspend", json!(true), true),
@@ -407,5 +407,8 @@ mod tests {
             spec[field] = value;
             assert_eq!(same(&queued, &of(spec).unwrap().spec), still, "{field}");
         }
+        // An operator that knows no classes has queued it.
+        let without = JobSpec { worker_class: crate::job::WorkerClass::default(), ..queued.clone() };
+        assert!(same(&without, &queued));
     }
 }

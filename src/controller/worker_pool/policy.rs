@@ -206,7 +206,6 @@ mod tests {
     fn policy_error_in_the_pool_names_its_field() {
         let of_fly = |fly: serde_json::Value| serde_json::json!({"provider": {"fly": fly}});
         for (field, spec) in [
-            ("spec.workerClasses", serde_json::json!({"workerClasses": []})),
             (
                 "spec.workerClasses",
                 serde_json::json!({"workerClasses": ["a", "b", "c", "d", "e", "f", "g", "h", "i"]}),
