@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::rules;
 use crate::config::registry::{JOBS_PER_MACHINE, MAX_MACHINES, WORKER_IDLE_TIMEOUT};
 use crate::flyprovider::ROOTFS_MAX_GB;
-use crate::job::{InvalidWorkerClasses, WorkerClass, WorkerClasses};
+use crate::job::WorkerClass;
 
 /// The number and kind of the machines that run workers.
 ///
@@ -49,6 +49,7 @@ use crate::job::{InvalidWorkerClasses, WorkerClass, WorkerClasses};
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority", priority = 1),
+    printcolumn(name = "Classes", type_ = "string", json_path = ".spec.workerClasses", priority = 1),
     printcolumn(name = "Min", type_ = "integer", json_path = ".spec.min", priority = 1),
     printcolumn(name = "Max", type_ = "integer", json_path = ".spec.max", priority = 1),
     printcolumn(name = "Error", type_ = "string", json_path = ".status.lastError", priority = 1)
@@ -98,16 +99,6 @@ pub struct WorkerPoolSpec {
     /// reported.
     #[serde(default)]
     pub paused: bool,
-}
-
-impl WorkerPoolSpec {
-    /// The classes of the jobs that its machines take.
-    ///
-    /// # Errors
-    /// If there is none, or there are too many.
-    pub fn classes(&self) -> Result<WorkerClasses, InvalidWorkerClasses> {
-        WorkerClasses::new(self.worker_classes.iter().cloned())
-    }
 }
 
 fn default_classes() -> Vec<WorkerClass> {
