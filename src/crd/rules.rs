@@ -68,7 +68,7 @@ pub(crate) fn key_bytes() -> Rule {
 
 /// A rule that a name can be that of a Secret.
 pub(crate) fn secret_name() -> Rule {
-    matches(OBJECT_NAME, "name must be that of a Secret: small letters, digits, hyphens and dots")
+    matches(OBJECT_NAME, "name must be that of a Secret: lower-case letters, digits, hyphens and dots")
 }
 
 /// A rule that a Secret can have this key.
@@ -81,7 +81,7 @@ pub(crate) fn secret_key() -> Rule {
 
 /// What the name of a class of workers must be.
 const WORKER_CLASS: &str =
-    "1 to 40 small letters, digits and hyphens, such as large, and no hyphen at the beginning";
+    "1 to 40 lower-case letters, digits and hyphens, such as large, and no hyphen at the beginning";
 
 /// A rule that a text is the name of a class of workers.
 pub(crate) fn worker_class() -> Rule {

@@ -241,31 +241,16 @@ fn texts_that_cannot_be_used_are_rejected_with_what_is_wanted() {
 
 #[test]
 fn classes_of_workers_are_names() {
-    // Whatever the rules reject cannot be read either, so that it is given to them as a text.
-    let rejected = |of: Value, rule: &str| {
-        let [jobs, pools] = all();
-        let crd = if rule == "workerClass" { jobs } else { pools };
-        let field = &schema(&crd)["properties"]["spec"]["properties"][rule];
-        let rules = field["x-kubernetes-validations"].as_array().unwrap();
-        assert_eq!(rules.len(), 1, "{rule}");
-        assert!(rules[0]["message"].as_str().unwrap().starts_with(&format!("{rule} must be")), "{rules:?}");
-        let names: Vec<String> = match of {
-            Value::Array(names) => names.iter().map(|name| name.as_str().unwrap().to_owned()).collect(),
-            name => vec![name.as_str().unwrap().to_owned()],
-        };
-        let pattern =
-            jsonschema::validator_for(&json!({"pattern": crate::job::WorkerClass::PATTERN})).unwrap();
+    // What the rules reject is not read either, so that only an API server can show that they reject it.
+    let [jobs, pools] = all();
+    for (crd, field) in [(jobs, "workerClass"), (pools, "workerClasses")] {
+        let schema = &schema(&crd)["properties"]["spec"]["properties"][field];
+        let rules = schema["x-kubernetes-validations"].as_array().unwrap();
+        assert_eq!(rules.len(), 1, "{field}");
         assert!(rules[0]["rule"].as_str().unwrap().contains(crate::job::WorkerClass::PATTERN), "{rules:?}");
-        names.iter().any(|name| !pattern.is_valid(&json!(name)))
-    };
-    for (name, is_name) in
-        [("large", true), ("4k-hdr", true), ("-large", false), ("Large", false), ("a b", false), ("", false)]
-    {
-        assert_eq!(name.parse::<crate::job::WorkerClass>().is_ok(), is_name, "{name:?}");
-        assert_eq!(rejected(json!(name), "workerClass"), !is_name, "{name:?}");
-        assert_eq!(rejected(json!(["default", name]), "workerClasses"), !is_name, "{name:?}");
+        assert!(rules[0]["message"].as_str().unwrap().starts_with(&format!("{field} must be")), "{rules:?}");
     }
-    job(json!({"input": {"key": "a.mp4"}, "workerClass": "large"})).validate_cel().unwrap();
+    job(json!({"input": {"key": "a.mp4"}, "workerClass": "4k-hdr"})).validate_cel().unwrap();
     pool(json!({"workerClasses": ["default", "large"]})).validate_cel().unwrap();
 }
 

@@ -49,6 +49,7 @@ use crate::job::WorkerClass;
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority", priority = 1),
+    printcolumn(name = "Classes", type_ = "string", json_path = ".spec.workerClasses", priority = 1),
     printcolumn(name = "Min", type_ = "integer", json_path = ".spec.min", priority = 1),
     printcolumn(name = "Max", type_ = "integer", json_path = ".spec.max", priority = 1),
     printcolumn(name = "Error", type_ = "string", json_path = ".status.lastError", priority = 1)

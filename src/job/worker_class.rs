@@ -127,6 +127,12 @@ impl WorkerClasses {
         self.0.contains(class)
     }
 
+    /// Whether the worker takes jobs of all these classes.
+    #[must_use]
+    pub fn contains_all(&self, others: &Self) -> bool {
+        self.0.is_superset(&others.0)
+    }
+
     /// Whether the worker takes jobs of a class of these others, too.
     #[must_use]
     pub fn overlaps(&self, others: &Self) -> bool {

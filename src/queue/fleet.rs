@@ -60,17 +60,6 @@ pub struct PoolWorker {
 }
 
 impl FleetView {
-    /// What waits for the workers of all these classes together.
-    #[must_use]
-    pub fn all_waiting(&self) -> ClassView {
-        self.waiting.values().fold(ClassView::default(), |sum, of| ClassView {
-            pending: sum.pending + of.pending,
-            parts: sum.parts + of.parts,
-            due: sum.due + of.due,
-            ready_since: sum.ready_since.into_iter().chain(of.ready_since).min(),
-        })
-    }
-
     /// Whether something waits that a worker of these classes can claim, or could if a due task were looked at.
     #[must_use]
     pub fn has_work(&self) -> bool {

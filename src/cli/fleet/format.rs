@@ -72,15 +72,16 @@ fn name(fleet: &FleetStatus) -> String {
     fleet.pool.as_ref().map_or_else(|| format!("app {}", fleet.app), |pool| format!("WorkerPool {pool}"))
 }
 
-/// The title of a fleet, if there are several: its name, and the classes of the jobs that it takes, unless that is only the
-/// default one.
+/// The title of a fleet, if there are several or it takes jobs of other classes than the default one: its name, and these
+/// classes.
 pub(crate) fn title(answer: &FleetAnswer, fleet: &FleetStatus) -> Option<String> {
     let mut name = name(fleet);
-    if fleet.worker_classes != WorkerClasses::default() {
+    let has_classes = fleet.worker_classes != WorkerClasses::default();
+    if has_classes {
         name.push_str(&format!(", for jobs of {}", fleet.worker_classes));
     }
     let space = if answer.fleet.as_ref() == Some(fleet) { "" } else { "\n" };
-    (!answer.others.is_empty()).then(|| format!("{space}{name}"))
+    (has_classes || !answer.others.is_empty()).then(|| format!("{space}{name}"))
 }
 
 /// The desired number of machines, why, and how many exist.

@@ -2,13 +2,14 @@
 
 use strum::IntoStaticStr;
 
-use super::machine::{Machine, MachineId, Phase};
+use super::machine::{Launch, Machine, MachineId, Phase};
 use super::observation::{MachineList, Moment, WorkerView};
 use super::observe::{ByMachine, is_ours};
 use super::policy::FleetPolicy;
 use super::size::MachineSize;
 use super::slot::Slot;
 use super::state::{FleetState, MachineRecord, OperationKind};
+use crate::job::{WorkerClass, WorkerClasses};
 
 /// The role of a machine in the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
@@ -20,6 +21,9 @@ pub enum MachineRole {
     Idle,
     /// It starts; its worker has not registered yet.
     Booting,
+    /// It boots, or its worker waits for a job, but of other classes than those of the fleet: it takes nothing of what
+    /// the fleet is there for, and is retired as soon as its worker is idle.
+    Unfit,
     /// It is stopping.
     Leaving,
     /// Stopped. It can be started again if the provider supports that.
@@ -114,7 +118,9 @@ pub(super) fn units(
             let here = workers.get(&machine.id).map(Vec::as_slice).unwrap_or_default();
             let known_size = machine.size.or(seen.size);
             let size = known_size.unwrap_or(policy.sizes.base());
-            let (role, since, deadline) = classify(machine, seen, here, size, policy, now)?;
+            let judged = classify(machine, seen, here, size, policy, now)?;
+            let launch = machine.launch.as_ref().or(seen.launch.as_ref());
+            let (role, since, deadline) = by_classes(judged, is_unfit(launch, here, policy));
             let outdated = machine.launch.as_ref().is_some_and(|launch| launch.is_outdated(policy, slot));
             Some(MachineView {
                 id: Some(machine.id.clone()),
@@ -174,7 +180,7 @@ fn unlisted(
         let seen = id.and_then(|id| memory.machines.get(id));
         let settled = launch.at + if id.is_some() { policy.deadlines.boot } else { policy.deadlines.settle };
         let left = seen.filter(|s| s.had_worker).map(|s| s.no_heartbeat_since);
-        let (role, since, deadline) = match (life(id), left) {
+        let judged = match (life(id), left) {
             ((true, ..), _) => (MachineRole::Busy, launch.at, None),
             ((_, true, false), _) => {
                 (MachineRole::Idle, seen.and_then(|s| s.idle_since).unwrap_or(now), None)
@@ -184,6 +190,8 @@ fn unlisted(
             _ if now < settled => (MachineRole::Booting, launch.at, Some(settled)),
             _ => (MachineRole::Stuck, launch.at, Some(settled)),
         };
+        let launched = seen.and_then(|seen| seen.launch.as_ref());
+        let (role, since, deadline) = by_classes(judged, is_unfit(launched, here(id), policy));
         unit(id, (Some(*slot), launch.size), role, since, deadline, life(id).1)
     });
     let missing = memory.missing.iter().map(|(id, missing)| {
@@ -193,7 +201,9 @@ fn unlisted(
             (false, true) => MachineRole::Idle,
             (false, false) => MachineRole::MissingMachine,
         };
-        unit(Some(id), (missing.slot, missing.size), role, now, Some(missing.until), alive)
+        let judged = (role, now, Some(missing.until));
+        let (role, since, deadline) = by_classes(judged, is_unfit(None, here(Some(id)), policy));
+        unit(Some(id), (missing.slot, missing.size), role, since, deadline, alive)
     });
     launches.chain(missing).collect()
 }
@@ -201,7 +211,31 @@ fn unlisted(
 /// The slot and the size of a machine, as far as they are known.
 type Place = (Option<Slot>, Option<MachineSize>);
 
-type Judged = Option<(MachineRole, Moment, Option<Moment>)>;
+/// A role, when it began, and its deadline.
+type RoleSince = (MachineRole, Moment, Option<Moment>);
+
+type Judged = Option<RoleSince>;
+
+/// Whether a worker here registered without some of these classes, as one of an image from before classes does, which takes
+/// the jobs of the default class whatever it is told.
+pub(super) fn lacks_classes(here: &[&WorkerView], classes: &WorkerClasses) -> bool {
+    let is_usual = classes.iter().all(WorkerClass::is_default);
+    !is_usual && here.iter().any(|worker| worker.fresh && !worker.classes.contains_all(classes))
+}
+
+/// Whether a machine with this launch, if it is known, and these workers takes jobs of other classes than the fleet.
+pub(super) fn is_unfit(launch: Option<&Launch>, here: &[&WorkerView], policy: &FleetPolicy) -> bool {
+    launch.is_some_and(|launch| launch.classes != policy.classes) || lacks_classes(here, &policy.classes)
+}
+
+/// The role, if the classes of the machine count.
+fn by_classes((role, since, deadline): RoleSince, is_unfit: bool) -> RoleSince {
+    match role {
+        MachineRole::Idle if is_unfit => (MachineRole::Unfit, since, None),
+        MachineRole::Booting if is_unfit => (MachineRole::Unfit, since, deadline),
+        _ => (role, since, deadline),
+    }
+}
 
 /// The role of a listed machine of this size, when it began, and its deadline. `None` if the machine is gone.
 fn classify(

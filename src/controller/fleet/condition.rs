@@ -3,6 +3,7 @@
 use super::machine::{MachineId, Phase};
 use super::observation::ListFailure;
 use super::provider::ProviderWords;
+use crate::job::WorkerClasses;
 
 /// A condition of the fleet that an operator should know of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,16 @@ pub enum Condition {
     WorkersNotRegistering {
         /// Consecutive failed launches.
         failures: u32,
+    },
+    /// Consecutive launches brought a worker that does not take the jobs of all classes of the fleet, as those of an image
+    /// from before classes.
+    WorkersWithoutClasses {
+        /// Consecutive failed launches.
+        failures: u32,
+        /// The classes of the fleet.
+        classes: WorkerClasses,
+        /// Whether a WorkerPool configures the fleet.
+        has_pool: bool,
     },
     /// No region has capacity.
     NoCapacity {
@@ -84,6 +95,7 @@ impl Condition {
             Self::SuddenDrop { .. } => "SuddenDrop",
             Self::LaunchesFailing { .. } => "LaunchesFailing",
             Self::WorkersNotRegistering { .. } => "WorkersNotRegistering",
+            Self::WorkersWithoutClasses { .. } => "WorkersWithoutClasses",
             Self::NoCapacity { .. } => "NoCapacity",
             Self::Quota { .. } => "Quota",
             Self::Budget { .. } => "Budget",
@@ -129,6 +141,18 @@ impl Condition {
                 "{failures} launches in a row started a machine, but no worker registered in this Redis; {}",
                 words.workers_not_registering
             ),
+            Self::WorkersWithoutClasses { failures, classes, has_pool } => {
+                let setting = if *has_pool {
+                    "spec.image of the WorkerPool (if it is not set, in the template of its pods, or in FLY_WORKER_IMAGE of the \
+                     controller)"
+                } else {
+                    "FLY_WORKER_IMAGE"
+                };
+                format!(
+                    "{failures} launches in a row brought a worker that does not take the jobs of all classes of this fleet \
+                     ({classes}): its image is too old for classes of workers; set a newer image in {setting}"
+                )
+            }
             Self::NoCapacity { said } => with(words.no_capacity.to_owned(), said.as_ref()),
             Self::Quota { said } => with(words.quota.to_owned(), said.as_ref()),
             Self::Budget { affordable, has_pool } => {

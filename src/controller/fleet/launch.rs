@@ -30,14 +30,26 @@ impl Launch {
 
     /// Whether a machine in `slot` with this launch must be replaced.
     pub(super) fn is_outdated(&self, policy: &FleetPolicy, slot: Option<Slot>) -> bool {
+        self.differences(policy, slot).next().is_some()
+    }
+
+    /// Why a machine in `slot` with this launch must be replaced: what it was created with.
+    pub(super) fn differences(
+        &self,
+        policy: &FleetPolicy,
+        slot: Option<Slot>,
+    ) -> impl Iterator<Item = &'static str> {
         // Created when MIN_MACHINES was lower: its worker would exit when idle and be started again,
         // endlessly.
         let leaves = !self.stays && slot.is_some_and(|slot| slot.0 <= policy.min);
-        let is_same = self.disk == policy.disk
-            && self.image == policy.image
-            && self.revision == policy.revision
-            && self.classes == policy.classes;
-        leaves || !is_same
+        let all = [
+            (self.image != policy.image, "another image"),
+            (self.disk != policy.disk, "another disk"),
+            (self.revision != policy.revision, "another template"),
+            (self.classes != policy.classes, "other classes"),
+            (leaves, "a lower MIN_MACHINES"),
+        ];
+        all.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what)
     }
 
     /// The environment of the worker of a machine of this size; `common` is what all workers get. The provider adds secrets

@@ -127,7 +127,7 @@ pub struct Exit {
 }
 
 /// How a machine is made, as far as another one is wanted where it differs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// The worker image.
     pub image: String,
@@ -142,7 +142,7 @@ pub struct Launch {
 }
 
 /// The disk of a machine, which stores the files of a job, and the inputs that fit on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineDisk {
     /// Size in gigabytes, as the provider counts them.
     pub size_gb: u32,

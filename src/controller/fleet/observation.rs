@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::capacity::OtherFleets;
 use super::machine::{Machine, MachineId};
-use crate::job::{WorkerClass, WorkerId};
+use crate::job::{WorkerClass, WorkerClasses, WorkerId};
 use crate::queue::ClassView;
 
 /// A point in time as the duration since the reconciler started. It is monotonic, so that clock changes do
@@ -83,6 +83,8 @@ pub struct WorkerView {
     pub worker: WorkerId,
     /// The machine it reported.
     pub machine: MachineId,
+    /// The classes of the jobs that it takes, as it registered; only the default one if it named none.
+    pub classes: WorkerClasses,
     /// Whether its heartbeat is fresh.
     pub fresh: bool,
     /// Whether it holds a lease that has not expired.

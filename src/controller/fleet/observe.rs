@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::classify::{is_unfit, lacks_classes};
 use super::machine::{Exit, Machine, MachineId, Phase};
 use super::observation::{MachineList, Moment, Observation, QueueView, WorkerView};
 use super::policy::FleetPolicy;
@@ -42,7 +43,7 @@ impl FleetState {
         let workers = by_machine(observation);
         self.forget_corrected_failures(policy);
         // Workers come before the list: a stopped machine whose worker has registered is not a failed launch.
-        self.hear(&workers, observation.queue.as_ref());
+        self.hear(&workers, observation.queue.as_ref(), policy, now);
         if let Ok(listed) = &observation.machines
             && self.listed_at.is_none_or(|at| at < listed.at)
         {
@@ -61,7 +62,7 @@ impl FleetState {
         for until in times {
             *until = until.filter(|at| *at > now);
         }
-        self.hear(&workers, observation.queue.as_ref());
+        self.hear(&workers, observation.queue.as_ref(), policy, now);
         if observation.queue.is_some() {
             self.apply_workers(&workers, policy, now);
             self.count_silent(policy, now);
@@ -151,7 +152,7 @@ impl FleetState {
                 (true, _) => policy.deadlines.guard,
                 (false, true) => policy.deadlines.dispute,
                 (false, false) => {
-                    if seen.launch_unconfirmed.is_some() {
+                    if seen.launch_unconfirmed.is_some() && !seen.is_outdated(policy) {
                         // The provider destroys by itself what it cannot launch.
                         self.launch_failed(LaunchFailure::Failed, policy, now);
                     }
@@ -168,6 +169,9 @@ impl FleetState {
         let seen = self.machines.entry(machine.id.clone()).or_insert(new);
         seen.slot = slot;
         seen.size = machine.size.or(seen.size);
+        if machine.launch.is_some() && machine.launch != seen.launch {
+            seen.launch.clone_from(&machine.launch);
+        }
         let changed = seen.phase != machine.phase;
         let at_rest = machine.phase == Phase::Stopped;
         let started = seen.phase == Phase::Stopped && !at_rest;
@@ -211,7 +215,9 @@ impl FleetState {
         if at_rest && seen.sent.is_none() && Self::gave_up(machine, seen) {
             seen.blocked_until = Some(now + policy.deadlines.hold);
         }
-        let failure = match Self::launch_ended(machine, at_rest, seen) {
+        let ended = Self::launch_ended(machine, at_rest, seen);
+        // How a machine failed that was created in another way says nothing about the next.
+        let failure = match ended.filter(|_| !seen.is_outdated(policy)) {
             Some(LaunchEnd::Failed(why)) => Some(why),
             Some(LaunchEnd::Stopped) => {
                 (self.launch_stopped(listed_at) > STOPPED_LAUNCHES).then_some(LaunchFailure::Failed)
@@ -298,25 +304,41 @@ impl FleetState {
         }
     }
 
-    /// Confirms the launch of every machine whose worker has registered since.
-    fn hear(&mut self, workers: &ByMachine<'_>, queue: Option<&QueueView>) {
+    /// Confirms the launch of every machine whose worker has registered since. It has failed if that worker does not take
+    /// the jobs of all classes that it was told.
+    fn hear(
+        &mut self,
+        workers: &ByMachine<'_>,
+        queue: Option<&QueueView>,
+        policy: &FleetPolicy,
+        now: Moment,
+    ) {
         let Some(queue) = queue else { return };
-        let mut came_up = false;
+        let (mut came_up, mut without_classes) = (false, 0_u32);
         for (id, seen) in &mut self.machines {
-            let alive = workers.get(id).is_some_and(|here| here.iter().any(|w| w.fresh || w.busy));
+            let here = workers.get(id).map(Vec::as_slice).unwrap_or_default();
+            let alive = here.iter().any(|w| w.fresh || w.busy);
             let since_launch = |at: &Moment| seen.launch_unconfirmed.is_some_and(|launched| launched <= *at);
             let registered = queue.heard.get(id).copied().filter(since_launch);
             if let Some(at) = registered {
                 seen.no_heartbeat_since = seen.no_heartbeat_since.max(at);
             }
             if alive || registered.is_some() {
-                came_up |= seen.launch_unconfirmed.is_some() || !seen.had_worker;
+                let is_launch = seen.launch_unconfirmed.is_some();
+                if seen.launch.as_ref().is_some_and(|launch| lacks_classes(here, &launch.classes)) {
+                    without_classes += u32::from(is_launch && !seen.is_outdated(policy));
+                } else {
+                    came_up |= is_launch || !seen.had_worker;
+                }
                 seen.had_worker = true;
                 seen.launch_unconfirmed = None;
             }
         }
         if came_up {
             self.launch_succeeded();
+        }
+        for _ in 0..without_classes {
+            self.launch_failed(LaunchFailure::WithoutClasses, policy, now);
         }
     }
 
@@ -331,7 +353,11 @@ impl FleetState {
                 && seen.silent_from(&policy.deadlines) <= known
         };
         let silent = self.machines.values_mut().filter(|seen| is_silent(seen));
-        let silent = silent.map(|seen| seen.launch_unconfirmed = None).count();
+        let silent = silent.filter_map(|seen| {
+            seen.launch_unconfirmed = None;
+            (!seen.is_outdated(policy)).then_some(())
+        });
+        let silent = silent.count();
         for _ in 0..silent {
             self.launch_failed(LaunchFailure::Silent, policy, now);
         }
@@ -345,7 +371,8 @@ impl FleetState {
             if alive {
                 seen.no_heartbeat_since = now;
             }
-            seen.idle_since = if idle { Some(seen.idle_since.unwrap_or(now)) } else { None };
+            let takes_jobs = idle && !is_unfit(seen.launch.as_ref(), here, policy);
+            seen.idle_since = if takes_jobs { Some(seen.idle_since.unwrap_or(now)) } else { None };
             let retired = alive && here.iter().filter(|w| w.fresh).all(|w| w.retired);
             if retired {
                 seen.retired_since.get_or_insert(now);

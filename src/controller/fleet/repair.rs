@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::classify::{MachineRole, MachineView};
-use super::machine::{Machine, MachineId, Phase};
+use super::machine::{Launch, Machine, MachineId, Phase};
 use super::observation::Moment;
 use super::observe::ByMachine;
 use super::operation::{Operation, PlannedOperation};
@@ -82,10 +82,13 @@ fn useless_unschedulable(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     let needed = desired.machines.max(draft.wanted_alone);
     let surplus = (desired.busy + desired.idle + desired.booting).saturating_sub(needed) as usize;
     let waits = |u: &&MachineView| {
-        u.role == MachineRole::Booting && u.phase == Some(Phase::Unschedulable) && repair_is_due(draft, u)
+        matches!(u.role, MachineRole::Booting | MachineRole::Unfit)
+            && u.phase == Some(Phase::Unschedulable)
+            && repair_is_due(draft, u)
     };
     let (old, current): (Vec<_>, Vec<_>) = draft.units.iter().rev().filter(waits).partition(|u| u.drifted);
-    let surplus = surplus.saturating_sub(old.len());
+    let counted = old.iter().filter(|u| u.role == MachineRole::Booting).count();
+    let surplus = surplus.saturating_sub(counted);
     let old = old.into_iter().map(|u| (u, "no host has room for it, and its launch is outdated"));
     let current = current.into_iter().map(|u| (u, "no host has room for it, and no job needs it any more"));
     old.chain(current.take(surplus)).filter_map(|(u, reason)| Some(destroy(u.id.clone()?, reason))).collect()
@@ -112,8 +115,20 @@ fn useless_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
 fn outdated_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     let old =
         draft.units.iter().filter(|u| u.role == MachineRole::Rest && u.drifted && repair_is_due(draft, u));
-    let reason = "it was created with another image, size, disk or MIN_MACHINES";
-    old.filter_map(|u| Some(destroy(u.id.clone()?, reason))).collect()
+    let launches: BTreeMap<&MachineId, &Machine> = draft.listed.machines.iter().map(|m| (&m.id, m)).collect();
+    let act = |u: &MachineView| {
+        let machine = u.id.clone()?;
+        let launch = launches.get(&machine).and_then(|m| m.launch.as_ref());
+        Some(destroy(machine, &format!("it was created with {}", differences(draft, u, launch))))
+    };
+    old.filter_map(act).collect()
+}
+
+/// What a machine with an outdated launch was created with.
+fn differences(draft: &Planner<'_>, unit: &MachineView, launch: Option<&Launch>) -> String {
+    let of_launch = launch.into_iter().flat_map(|launch| launch.differences(draft.policy, unit.slot));
+    let of_size = (!draft.policy.sizes.contains(unit.size)).then_some("another size");
+    of_launch.chain(of_size).collect::<Vec<_>>().join(" and ")
 }
 
 /// Destroys stopped machines in excess of MAX_MACHINES after it was lowered, the last slots first.
@@ -147,30 +162,37 @@ pub(super) fn make_room(
     rest.filter_map(|(u, reason)| Some(destroy(u.id.clone()?, reason))).take(wanted).collect()
 }
 
-/// Retires one idle machine, although idle workers exit by themselves: one that failed to exit, one with an
-/// outdated image, or one too many.
+/// Retires one idle machine, although idle workers exit by themselves: one that takes jobs of other classes than the fleet,
+/// whatever waits, since nobody would take that; one that failed to exit, one with an outdated launch, or one too many.
 fn retire_one(draft: &Planner<'_>, workers: &ByMachine<'_>) -> Option<PlannedOperation> {
     let limits = &draft.policy.deadlines;
-    if draft.desired.waiting > 0
-        || draft.memory.scaled_in_at.is_some_and(|at| draft.now < at + limits.scale_in)
+    if draft.memory.scaled_in_at.is_some_and(|at| draft.now < at + limits.scale_in)
         || draft.units.iter().any(|u| u.drifted && u.role == MachineRole::Leaving)
     {
         return None;
     }
-    let idle = || draft.units.iter().rev().filter(|u| u.role == MachineRole::Idle && u.phase.is_some());
+    let listed = |role| draft.units.iter().rev().filter(move |u| u.role == role && u.phase.is_some());
+    let idle = || listed(MachineRole::Idle).filter(|_| draft.desired.waiting == 0);
+    let unfit = || listed(MachineRole::Unfit).find(|u| u.alive);
     let desired = draft.desired;
     let spare = desired.busy + desired.idle + desired.booting > desired.machines;
     let overdue = || idle().find(|u| spare && u.deadline.is_some_and(|d| d <= draft.now));
     let surplus = || idle().find(|_| desired.existing > draft.policy.max);
     let old = || idle().find(|u| u.drifted);
-    let (unit, reason) = overdue()
-        .map(|u| (u, "its worker did not exit although it is idle"))
-        .or_else(|| surplus().map(|u| (u, "there are more machines than MAX_MACHINES")))
-        .or_else(|| {
-            let reason = "it is idle and was created with another image, size, disk or MIN_MACHINES";
-            old().map(|u| (u, reason))
-        })?;
+    let launch = |unit: &MachineView| {
+        let machine = draft.listed.machines.iter().find(|m| unit.id.as_ref() == Some(&m.id));
+        machine.and_then(|m| m.launch.as_ref())
+    };
+    let outdated = |u| format!("it is idle and was created with {}", differences(draft, u, launch(u)));
+    let (unit, reason) = unfit()
+        .map(|u| {
+            let lacks = || "its worker does not take the jobs of all classes of the fleet".to_owned();
+            (u, if u.drifted { outdated(u) } else { lacks() })
+        })
+        .or_else(|| overdue().map(|u| (u, "its worker did not exit although it is idle".to_owned())))
+        .or_else(|| surplus().map(|u| (u, "there are more machines than MAX_MACHINES".to_owned())))
+        .or_else(|| old().map(|u| (u, outdated(u))))?;
     let machine = unit.id.clone()?;
     let workers = workers.get(&machine).into_iter().flatten().map(|w| w.worker.clone()).collect();
-    Some(PlannedOperation { act: Operation::Retire { machine, workers }, reason: reason.to_owned() })
+    Some(PlannedOperation { act: Operation::Retire { machine, workers }, reason })
 }

@@ -131,7 +131,8 @@ impl FleetCapacity {
         let idle = memory.machines.values().filter(|seen| seen.idle_since.is_some()).count();
         let boots = memory.machines.values().filter(|seen| {
             let is_new = seen.launch_unconfirmed.is_some_and(|at| now < at + policy.deadlines.boot);
-            is_new && !matches!(seen.phase, Phase::Unschedulable | Phase::Unknown(_))
+            let is_fit = seen.launch.as_ref().is_none_or(|launch| launch.classes == policy.classes);
+            is_new && is_fit && !matches!(seen.phase, Phase::Unschedulable | Phase::Unknown(_))
         });
         let free = count(idle).saturating_add(count(boots.count()));
         let chunks = policy.chunks_on(policy.sizes.base());

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::machine::{MachineId, Phase};
+use super::machine::{Launch, MachineId, Phase};
 use super::observation::Moment;
 use super::operation::{Operation, Outcome, PlannedOperation};
 use super::policy::{Deadlines, FleetPolicy};
 use super::size::MachineSize;
 use super::slot::Slot;
-use crate::job::Millis;
+use crate::job::{Millis, WorkerClasses};
 
 /// What a reconciler remembers. It can be stored as JSON for a successor if both count their moments from the
 /// same origin.
@@ -53,6 +53,8 @@ pub struct FleetState {
     pub(super) launch_failure: Option<LaunchFailure>,
     /// The image and the revision of the launches that failed.
     pub(super) failed_revision: Option<(String, Option<String>)>,
+    /// The classes of the launches that failed.
+    pub(super) failed_classes: Option<WorkerClasses>,
     /// What the provider said of it, if anything.
     pub(super) launch_said: Option<String>,
     /// What the provider said when it last had no capacity, if anything.
@@ -65,13 +67,15 @@ pub struct FleetState {
     pub(super) scaled_in_at: Option<Moment>,
 }
 
-/// Why a launch brought no worker.
+/// Why a launch brought no worker, or none that takes the jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum LaunchFailure {
     /// The provider rejected the machine or could not run it, or its process exited with an error.
     Failed,
     /// The machine ran, but no worker registered.
     Silent,
+    /// A worker registered, but does not take the jobs of all classes of the machine.
+    WithoutClasses,
 }
 
 /// A create whose machine no list has shown yet.
@@ -118,6 +122,8 @@ pub(super) struct MachineRecord {
     pub slot: Option<Slot>,
     /// Its size, as a list last showed it.
     pub size: Option<MachineSize>,
+    /// How it was created, as a list last showed it or as it was asked for; unknown if an older version recorded it.
+    pub launch: Option<Launch>,
     pub phase: Phase,
     pub instance: Option<String>,
     pub phase_since: Moment,
@@ -150,6 +156,7 @@ impl MachineRecord {
         Self {
             slot,
             size: None,
+            launch: None,
             phase,
             instance: None,
             phase_since: now,
@@ -178,6 +185,11 @@ impl MachineRecord {
         self.idle_since = None;
         self.retired_since = None;
         self.disputed_since = None;
+    }
+
+    /// Whether it was created in another way than machines are now, so that its failure says nothing about these.
+    pub(super) fn is_outdated(&self, policy: &FleetPolicy) -> bool {
+        self.launch.as_ref().is_some_and(|launch| launch.is_outdated(policy, self.slot))
     }
 
     /// When the worker of a `started` machine is overdue, if none has registered in this run. The time for
@@ -294,6 +306,7 @@ impl FleetState {
                     if created {
                         seen.launched(sent.sent_at, sent.sent_at);
                         seen.size = sent.size;
+                        seen.launch = Some(Launch::of(policy, slot));
                     }
                 }
                 self.launches.insert(slot, PendingCreate { machine: machine.clone(), created, ..sent });
@@ -332,7 +345,7 @@ impl FleetState {
                     at: now,
                     sure: matches!(outcome, Outcome::Done(_)),
                 });
-                let again = seen.launch_unconfirmed.is_some();
+                let again = seen.launch_unconfirmed.is_some() && !seen.is_outdated(policy);
                 seen.launched(sent_at, now);
                 if again {
                     // The previous launch has failed.
@@ -379,9 +392,11 @@ impl FleetState {
                 seen.repairs = seen.repairs.saturating_add(1);
                 seen.repaired_at = Some(now);
                 // It is given up before a worker registered. Neither an unreachable host nor the lack of one says
-                // anything about the launch.
+                // anything about the launch, and an outdated one nothing about the next.
                 let launch_unconfirmed = seen.launch_unconfirmed.take().is_some();
-                let says_nothing = seen.unreachable_since.is_some() || seen.phase == Phase::Unschedulable;
+                let says_nothing = seen.unreachable_since.is_some()
+                    || seen.phase == Phase::Unschedulable
+                    || seen.is_outdated(policy);
                 if launch_unconfirmed && !says_nothing {
                     self.launch_failed(LaunchFailure::Failed, policy, now);
                 }
@@ -408,6 +423,7 @@ impl FleetState {
         self.launch_failures = self.launch_failures.saturating_add(1);
         self.launch_failure = Some(why);
         self.failed_revision = Some((policy.image.clone(), policy.revision.clone()));
+        self.failed_classes = Some(policy.classes.clone());
         if self.launch_failures >= policy.launch_failures {
             self.launch_hold_until = Some(now + policy.deadlines.hold);
         }
@@ -431,7 +447,8 @@ impl FleetState {
         let is_other = |(image, revision): &(String, Option<String>)| {
             *image != policy.image || *revision != policy.revision
         };
-        if self.failed_revision.as_ref().is_some_and(is_other) {
+        let has_others = self.failed_classes.as_ref().is_some_and(|classes| *classes != policy.classes);
+        if has_others || self.failed_revision.as_ref().is_some_and(is_other) {
             self.launch_succeeded();
         }
     }
@@ -441,6 +458,7 @@ impl FleetState {
         self.launches_stopped = None;
         self.launch_failure = None;
         self.failed_revision = None;
+        self.failed_classes = None;
         self.launch_said = None;
         self.launch_hold_until = None;
     }

@@ -85,6 +85,7 @@ fn worker(slot: u32, life: Life) -> Option<WorkerView> {
     (life != Life::None).then(|| WorkerView {
         worker: WorkerId(format!("w{slot}")),
         machine: MachineId(format!("m{slot}")),
+        classes: WorkerClasses::default(),
         fresh: matches!(life, Life::Idle | Life::Busy | Life::Retired),
         busy: matches!(life, Life::Busy | Life::Fading),
         retired: life == Life::Retired,

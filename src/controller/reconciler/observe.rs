@@ -47,6 +47,7 @@ pub(crate) fn queue_view(
             let seen = WorkerView {
                 worker: worker.worker.clone(),
                 machine: machine_of(worker),
+                classes: worker.classes.clone(),
                 fresh: until.is_some() && !ignores,
                 busy: worker.lease.is_some_and(|(_, until)| until > view.now),
                 retired: worker.retired,
@@ -152,6 +153,7 @@ mod tests {
         let large = PoolWorker { classes: "large,huge".parse().unwrap(), ..worker(60_000, None) };
         let (queue, fresh, _) = seen(Some(9_000), large.clone());
         assert!(fresh && queue.next_due.is_none(), "{queue:?}");
+        assert_eq!(queue.workers[0].classes, large.classes);
         // It is told apart from a worker that takes that job, even if it waits for a longer time itself.
         let waits = |pending, ms: i64| ClassView {
             pending,

@@ -63,7 +63,7 @@ async fn retire(queue: &Queue, fence: &FencingToken, machine: &str) -> RetireOut
 }
 
 fn ready_and_due(view: &FleetView) -> (u64, u64) {
-    let waiting = view.all_waiting();
+    let waiting = all_waiting(view);
     (waiting.pending, waiting.due)
 }
 
@@ -309,7 +309,7 @@ async fn fleet_view_shows_the_queue() {
     queue.submit(JobId::new(), &spec(), SubmitMode::OnUpload(HOLD)).await.unwrap();
     let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
     assert_eq!(ready_and_due(&view), (2, 0));
-    assert!((before..=after).contains(&view.all_waiting().ready_since.unwrap()), "{view:?}");
+    assert!((before..=after).contains(&all_waiting(&view).ready_since.unwrap()), "{view:?}");
     let due = view.next_due.unwrap();
     assert!((after.plus(3_600_000)..=view.now.plus(3_600_000)).contains(&due), "the sooner one: {view:?}");
 
@@ -386,7 +386,7 @@ async fn worker_that_lost_a_lease_counts_as_dead_until_it_registers() {
     queue.sweep(10, 0).await.unwrap();
     let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
     assert_eq!(view.workers.iter().map(|w| &w.worker).collect::<Vec<_>>(), [&other]);
-    assert_eq!(view.all_waiting().pending, 1);
+    assert_eq!(all_waiting(&view).pending, 1);
     assert_eq!(ask(&queue, &w).await, Claim::Unregistered);
     assert_eq!(worker_on(&queue, "w", "m").await.as_ref(), Some(&w));
     let Claim::Job(job) = ask(&queue, &w).await else { panic!("it is welcome again") };

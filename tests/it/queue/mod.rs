@@ -34,9 +34,19 @@ use tcoder::job::{
     Entries, Failure, FailureCode, Input, JobId, JobResult, JobSpec, Ladder, Millis, Preset, Priority,
     SourceInfo, Timings, VideoInfo, WorkerId,
 };
-use tcoder::queue::{Claim, Claimed, Policy, Queue, UploadedInput, WorkerRecord};
+use tcoder::queue::{Claim, Claimed, ClassView, FleetView, Policy, Queue, UploadedInput, WorkerRecord};
 
 use crate::support::redis::shared;
+
+/// What waits for the workers of all classes of the view together.
+fn all_waiting(view: &FleetView) -> ClassView {
+    view.waiting.values().fold(ClassView::default(), |sum, of| ClassView {
+        pending: sum.pending + of.pending,
+        parts: sum.parts + of.parts,
+        due: sum.due + of.due,
+        ready_since: sum.ready_since.into_iter().chain(of.ready_since).min(),
+    })
+}
 
 fn spec() -> JobSpec {
     JobSpec::new(Input::Key("inputs/clip.mp4".parse().unwrap()), Preset::Hls, Ladder::default())

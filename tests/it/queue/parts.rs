@@ -296,7 +296,7 @@ async fn fleet_view_counts_parts_apart_from_jobs() {
     let w = worker(&queue, "w").await;
     let counts = async || {
         let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
-        let waiting = view.all_waiting();
+        let waiting = all_waiting(&view);
         (waiting.pending, waiting.due, waiting.parts)
     };
     assert_eq!(counts().await, (0, 0, 0));

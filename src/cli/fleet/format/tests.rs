@@ -331,7 +331,7 @@ fn sandboxes_tells_what_how_many_workers_lack() {
 }
 
 #[test]
-fn fleets_have_titles_if_there_are_several() {
+fn fleets_have_titles_if_there_are_several_or_they_have_classes() {
     let fly = fleet(desired(0, 0, 0, 0, 0));
     let pods = FleetStatus { app: "base".into(), pool: Some("films/base".into()), ..fly.clone() };
     let one = answer(Some(fly.clone()));
@@ -342,4 +342,6 @@ fn fleets_have_titles_if_there_are_several() {
     assert!(source(&pods, NOW).starts_with("WorkerPool films/base;"), "{}", source(&pods, NOW));
     let large = FleetStatus { worker_classes: "large,huge".parse().unwrap(), ..pods };
     assert_eq!(title(&both, &large).unwrap(), "\nWorkerPool films/base, for jobs of huge,large");
+    let alone = answer(Some(large.clone()));
+    assert_eq!(title(&alone, &large).unwrap(), "WorkerPool films/base, for jobs of huge,large");
 }

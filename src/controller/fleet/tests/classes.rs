@@ -175,6 +175,9 @@ fn pods(classes: &str, machines: &[(u32, Phase, Life)]) -> Desk {
     for machine in desk.list().iter_mut() {
         machine.launch.as_mut().unwrap().classes = classes.parse().unwrap();
     }
+    for worker in &mut desk.seen.queue.as_mut().unwrap().workers {
+        worker.classes = classes.parse().unwrap();
+    }
     desk
 }
 
@@ -218,4 +221,166 @@ fn plan_replaces_machines_of_other_classes() {
     assert!(desk.acts().is_empty());
     desk.policy.classes = "large".parse().unwrap();
     assert_eq!(desk.steps(), ["retire m1"], "the busy one ends its job first");
+}
+
+/// A pool whose one machine never leaves by itself, of the default class until a moment ago; now a job of `large` waits.
+fn changed_pool(classes: &str, phase: Phase, life: Life) -> Desk {
+    let mut desk = pods("default", &[(1, phase, life)]);
+    (desk.policy.min, desk.policy.max) = (1, 1);
+    assert!(desk.acts().is_empty());
+    desk.policy.classes = classes.parse().unwrap();
+    desk.waits_for("large", 1);
+    desk
+}
+
+#[test]
+fn plan_retires_idle_machine_of_other_classes_while_jobs_wait() {
+    for classes in ["large", "default,large"] {
+        let mut desk = changed_pool(classes, Phase::Started, Life::Idle);
+        let plan = desk.plan();
+        assert_eq!((plan.desired.machines, plan.desired.idle, plan.desired.existing), (1, 0, 1));
+        assert_eq!((plan.capacity.idle, plan.capacity.free, plan.capacity.free_chunks), (0, 0, 0));
+        let reasons: Vec<&str> = plan.actions.iter().map(|action| action.reason.as_str()).collect();
+        assert_eq!(reasons, ["it is idle and was created with other classes"], "{classes}");
+        assert_eq!(desk.steps(), ["retire m1"]);
+        // The maximum leaves room for another one at once.
+        desk.policy.max = 2;
+        assert_eq!(desk.steps(), ["create 02 any", "retire m1"]);
+    }
+    // With unchanged classes it takes the job.
+    let mut same = changed_pool("default", Phase::Started, Life::Idle);
+    same.waits_for("default", 1);
+    assert!(same.acts().is_empty());
+}
+
+#[test]
+fn plan_does_not_wait_for_booting_machine_of_other_classes() {
+    let mut desk = changed_pool("large", Phase::Starting, Life::None);
+    let plan = desk.plan();
+    assert_eq!((plan.desired.booting, plan.desired.existing, plan.capacity.free), (0, 1, 0));
+    assert!(plan.actions.is_empty(), "it is retired once its worker is there: {plan:?}");
+    desk.policy.max = 2;
+    assert_eq!(desk.steps(), ["create 02 any"]);
+    // One that no host has room for is destroyed, as before.
+    let mut desk = changed_pool("large", Phase::Unschedulable, Life::None);
+    assert_eq!(desk.steps(), ["destroy m1"]);
+}
+
+/// A pool of `large` has created `m1` for a job.
+fn launched(desk: &mut Desk) {
+    let made = desk.first_ends(Outcome::Done(Some(MachineId("m1".into()))));
+    assert_eq!(made.act.kind(), "create");
+    desk.now += s(5);
+}
+
+/// `m1` runs with the launch of the policy, and its worker registered with these classes.
+fn worker_registers(desk: &mut Desk, classes: &str) {
+    desk.see(&[(1, Phase::Started, Life::Idle)], 0);
+    desk.waits_for("large", 1);
+    desk.seen.queue.as_mut().unwrap().workers[0].classes = classes.parse().unwrap();
+    let launch = Launch::of(&desk.policy, Slot(1));
+    desk.list()[0].launch = Some(launch);
+}
+
+#[test]
+fn workers_that_register_without_their_classes_are_failed_launches() {
+    for classes in ["large", "default,large"] {
+        let mut desk = pods(classes, &[]);
+        desk.waits_for("large", 1);
+        for failed in 1..=3 {
+            launched(&mut desk);
+            // The worker of an old image registers without classes.
+            worker_registers(&mut desk, "default");
+            let plan = desk.plan();
+            assert_eq!((desk.memory.launch_failures, plan.desired.idle, plan.capacity.free), (failed, 0, 0));
+            let has_condition = plan.conditions.iter().any(|c| c.reason() == "WorkersWithoutClasses");
+            assert_eq!(has_condition, failed == 3);
+            assert!(desk.steps().contains(&"retire m1".to_owned()), "{plan:?}");
+            desk.plan();
+            assert_eq!(desk.memory.launch_failures, failed, "each launch counts once");
+            desk.now += s(60);
+            desk.memory.machines.clear();
+            desk.see(&[], 0);
+            desk.waits_for("large", 1);
+        }
+        assert!(desk.acts().is_empty(), "nothing is launched during the hold");
+        assert!(desk.says("set a newer image in FLY_WORKER_IMAGE"));
+        let mut corrected = desk.clone();
+        corrected.policy.image = "image:2".to_owned();
+        assert_eq!(corrected.steps(), ["create 01 any"]);
+        desk.policy.classes = WorkerClasses::default();
+        desk.waits_for("default", 1);
+        assert_eq!(desk.steps(), ["create 01 any"], "other classes are a correction, too");
+    }
+}
+
+#[test]
+fn workers_that_register_with_their_classes_are_no_failed_launches() {
+    // Whatever a worker of the default class only says of its classes, it takes the jobs of that.
+    for (pool, worker) in [("large", "large"), ("large", "default,large"), ("default", "default")] {
+        let mut desk = pods(pool, &[]);
+        desk.waits_for(pool, 1);
+        launched(&mut desk);
+        worker_registers(&mut desk, worker);
+        let plan = desk.plan();
+        assert_eq!((desk.memory.launch_failures, plan.desired.idle), (0, 1), "{pool}, {worker}");
+    }
+}
+
+#[test]
+fn failures_of_machines_of_an_earlier_image_are_not_counted_against_the_corrected_one() {
+    let slots = [1, 2, 3];
+    let created = || {
+        let mut desk = pods("default", &[]);
+        desk.waits_for("default", 3);
+        for slot in slots {
+            desk.first_ends(Outcome::Done(Some(MachineId(format!("m{slot}")))));
+        }
+        desk.now += s(5);
+        desk.see(&slots.map(|slot| (slot, Phase::Starting, Life::None)), 3);
+        assert!(desk.acts().is_empty());
+        desk
+    };
+    let ends: [fn(&mut Desk, Phase); 3] = [
+        // A list shows that they failed.
+        |desk, phase| desk.see(&[1, 2, 3].map(|slot| (slot, phase.clone(), Life::None)), 3),
+        // They ran without a worker for too long.
+        |desk, _| {
+            desk.see(&[1, 2, 3].map(|slot| (slot, Phase::Started, Life::None)), 3);
+            desk.plan();
+            desk.now += s(200);
+            desk.see(&[1, 2, 3].map(|slot| (slot, Phase::Started, Life::None)), 3);
+        },
+        // They are destroyed because they are stuck.
+        |desk, _| {
+            for slot in 1..=3 {
+                let act = Operation::Destroy { machine: MachineId(format!("m{slot}")), force: true };
+                let action = PlannedOperation { act, reason: "stuck".into() };
+                desk.memory.record(&action, &Outcome::Done(None), &desk.policy, desk.now, desk.now);
+            }
+        },
+    ];
+    for (n, end) in ends.into_iter().enumerate() {
+        for (image, failures) in [("image:2", 0), ("image:1", 3)] {
+            let mut desk = created();
+            desk.policy.image = image.to_owned();
+            desk.now += s(5);
+            end(&mut desk, Phase::Failed);
+            desk.plan();
+            assert_eq!(desk.memory.launch_failures, failures, "end {n}, {image}");
+        }
+    }
+}
+
+#[test]
+fn reason_names_what_an_outdated_machine_was_created_with() {
+    let reason = |change: fn(&mut FleetPolicy)| {
+        let mut desk = Desk::new(&[(1, Phase::Stopped, Life::None)], 0);
+        change(&mut desk.policy);
+        desk.plan().actions.remove(0).reason
+    };
+    assert_eq!(reason(|p| p.classes = "large".parse().unwrap()), "it was created with other classes");
+    assert_eq!(reason(|p| p.revision = Some("2".into())), "it was created with another template");
+    let both = reason(|p| (p.image, p.classes) = ("image:2".into(), "large".parse().unwrap()));
+    assert_eq!(both, "it was created with another image and other classes");
 }

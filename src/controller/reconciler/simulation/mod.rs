@@ -190,6 +190,7 @@ pub fn crowd(machines: u32) -> (Observation, FleetPolicy, FleetState) {
             let worker = (n % 3 > 0).then(|| WorkerView {
                 worker: WorkerId(format!("w{n}")),
                 machine: id.clone(),
+                classes: policy.classes.clone(),
                 fresh: true,
                 busy: n % 3 == 1,
                 retired: false,

@@ -143,8 +143,8 @@ async fn worker_that_holds_a_part_is_busy_and_a_retired_one_gets_none() {
     let lease_of = |view: &FleetView| view.workers.iter().find(|of| of.worker == w).unwrap().lease;
     let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
     assert_eq!(lease_of(&view).map(|(job, _)| job), Some(by.job));
-    assert_eq!((view.all_waiting().pending, view.all_waiting().due), (2, 0));
-    assert!(view.all_waiting().ready_since.is_some(), "{view:?}");
+    assert_eq!((all_waiting(&view).pending, all_waiting(&view).due), (2, 0));
+    assert!(all_waiting(&view).ready_since.is_some(), "{view:?}");
     assert_eq!(queue.workers().await.unwrap()[0].job_id, Some(by.job));
     // With the completion it gets the next one, so that it is busy all the time.
     let (_, second) = complete_and_claim(&queue, &first, 3, &w).await;

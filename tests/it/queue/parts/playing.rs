@@ -199,7 +199,7 @@ async fn parts_that_are_held_back_enter_the_queue_one_by_one_or_when_a_viewer_wa
     assert_eq!(held.iter().map(|job| job.part.unwrap()).max(), Some(Part::Chunk(1)));
     let waiting = async || {
         let view = queue.fleet_view(&WorkerClasses::default()).await.unwrap();
-        (view.all_waiting().pending, view.all_waiting().parts)
+        (all_waiting(&view).pending, all_waiting(&view).parts)
     };
     assert_eq!((part().await, waiting().await), (None, (0, 0)));
     let complete = async |job: &Claimed| assert_eq!(complete_part(&queue, job, 6).await, PartOutcome::Done);
