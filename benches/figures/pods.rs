@@ -48,6 +48,7 @@ fn reconcile() -> f64 {
         .collect();
     // Half of the workers have a job, and as many jobs wait.
     let worker = |slot: &u32| WorkerView {
+        classes: tcoder::job::WorkerClasses::default(),
         worker: WorkerId(format!("w{slot}")),
         machine: MachineId(format!("{}.{}", Slot(*slot).name("pods"), uid(*slot))),
         fresh: true,

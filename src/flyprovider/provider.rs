@@ -42,6 +42,7 @@ const WORDS: ProviderWords = ProviderWords {
     workers_not_registering: "compare the line \"connected to Redis\" in `fly logs` with the controller's, and set \
                               REDIS_URL and REDIS_KEY_PREFIX of the app to the same with `fly secrets set`; if that \
                               line is missing, the worker never reached Redis, and its log says why",
+    workers_without_classes: "set a newer image in FLY_WORKER_IMAGE, or in spec.image of the WorkerPool",
 };
 
 impl MachineProvider for Fly {

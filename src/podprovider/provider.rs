@@ -44,6 +44,7 @@ const WORDS: ProviderWords = ProviderWords {
                               tcoder.dev/worker-pool with the controller's, and set REDIS_URL and REDIS_KEY_PREFIX to \
                               the same by envFrom in spec.provider.pods.template; if that line is missing, the worker \
                               never reached Redis, and its log says why",
+    workers_without_classes: "set a newer image in spec.image, or in spec.provider.pods.template",
 };
 
 /// The pods of one pool.

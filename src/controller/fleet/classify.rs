@@ -2,14 +2,14 @@
 
 use strum::IntoStaticStr;
 
-use super::machine::{Launch, Machine, MachineId, Phase};
+use super::launch::is_unfit;
+use super::machine::{Machine, MachineId, Phase};
 use super::observation::{MachineList, Moment, WorkerView};
 use super::observe::{ByMachine, is_ours};
 use super::policy::FleetPolicy;
 use super::size::MachineSize;
 use super::slot::Slot;
 use super::state::{FleetState, MachineRecord, OperationKind};
-use crate::job::{WorkerClass, WorkerClasses};
 
 /// The role of a machine in the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
@@ -215,18 +215,6 @@ type Place = (Option<Slot>, Option<MachineSize>);
 type RoleSince = (MachineRole, Moment, Option<Moment>);
 
 type Judged = Option<RoleSince>;
-
-/// Whether a worker here registered without some of these classes, as one of an image from before classes does, which takes
-/// the jobs of the default class whatever it is told.
-pub(super) fn lacks_classes(here: &[&WorkerView], classes: &WorkerClasses) -> bool {
-    let is_usual = classes.iter().all(WorkerClass::is_default);
-    !is_usual && here.iter().any(|worker| worker.fresh && !worker.classes.contains_all(classes))
-}
-
-/// Whether a machine with this launch, if it is known, and these workers takes jobs of other classes than the fleet.
-pub(super) fn is_unfit(launch: Option<&Launch>, here: &[&WorkerView], policy: &FleetPolicy) -> bool {
-    launch.is_some_and(|launch| launch.classes != policy.classes) || lacks_classes(here, &policy.classes)
-}
 
 /// The role, if the classes of the machine count.
 fn by_classes((role, since, deadline): RoleSince, is_unfit: bool) -> RoleSince {

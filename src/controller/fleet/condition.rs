@@ -45,8 +45,6 @@ pub enum Condition {
         failures: u32,
         /// The classes of the fleet.
         classes: WorkerClasses,
-        /// Whether a WorkerPool configures the fleet.
-        has_pool: bool,
     },
     /// No region has capacity.
     NoCapacity {
@@ -141,18 +139,11 @@ impl Condition {
                 "{failures} launches in a row started a machine, but no worker registered in this Redis; {}",
                 words.workers_not_registering
             ),
-            Self::WorkersWithoutClasses { failures, classes, has_pool } => {
-                let setting = if *has_pool {
-                    "spec.image of the WorkerPool (if it is not set, in the template of its pods, or in FLY_WORKER_IMAGE of the \
-                     controller)"
-                } else {
-                    "FLY_WORKER_IMAGE"
-                };
-                format!(
-                    "{failures} launches in a row brought a worker that does not take the jobs of all classes of this fleet \
-                     ({classes}): its image is too old for classes of workers; set a newer image in {setting}"
-                )
-            }
+            Self::WorkersWithoutClasses { failures, classes } => format!(
+                "{failures} launches in a row brought a worker that does not take the jobs of all classes of this fleet \
+                 ({classes}): its image is too old for classes of workers; {}",
+                words.workers_without_classes
+            ),
             Self::NoCapacity { said } => with(words.no_capacity.to_owned(), said.as_ref()),
             Self::Quota { said } => with(words.quota.to_owned(), said.as_ref()),
             Self::Budget { affordable, has_pool } => {

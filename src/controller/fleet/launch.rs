@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::machine::Launch;
+use super::observation::WorkerView;
 use super::policy::FleetPolicy;
 use super::size::MachineSize;
 use super::slot::Slot;
+use crate::job::{WorkerClass, WorkerClasses};
 
 /// The worker's setting for how long it waits for a job, in seconds.
 pub const IDLE_TIMEOUT: &str = "WORKER_IDLE_TIMEOUT";
@@ -74,6 +76,18 @@ impl Launch {
         }
         env
     }
+}
+
+/// Whether a worker here registered without some of these classes, as one of an image from before classes does, which takes
+/// the jobs of the default class whatever it is told.
+pub(super) fn lacks_classes(here: &[&WorkerView], classes: &WorkerClasses) -> bool {
+    let is_usual = classes.iter().all(WorkerClass::is_default);
+    !is_usual && here.iter().any(|worker| worker.fresh && !worker.classes.contains_all(classes))
+}
+
+/// Whether a machine with this launch, if it is known, and these workers takes jobs of other classes than the fleet.
+pub(super) fn is_unfit(launch: Option<&Launch>, here: &[&WorkerView], policy: &FleetPolicy) -> bool {
+    launch.is_some_and(|launch| launch.classes != policy.classes) || lacks_classes(here, &policy.classes)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::classify::{is_unfit, lacks_classes};
+use super::launch::{is_unfit, lacks_classes};
 use super::machine::{Exit, Machine, MachineId, Phase};
 use super::observation::{MachineList, Moment, Observation, QueueView, WorkerView};
 use super::policy::FleetPolicy;

@@ -165,11 +165,9 @@ impl<'a> Planner<'a> {
         if trials.is_some() && (self.need_alone() > 0 || self.desired.waiting > 0) {
             self.conditions.push(match self.memory.launch_failure {
                 Some(LaunchFailure::Silent) => Condition::WorkersNotRegistering { failures },
-                Some(LaunchFailure::WithoutClasses) => Condition::WorkersWithoutClasses {
-                    failures,
-                    classes: self.policy.classes.clone(),
-                    has_pool: self.policy.pool.is_some(),
-                },
+                Some(LaunchFailure::WithoutClasses) => {
+                    Condition::WorkersWithoutClasses { failures, classes: self.policy.classes.clone() }
+                }
                 Some(LaunchFailure::Failed) | None => {
                     Condition::LaunchesFailing { failures, said: self.memory.launch_said.clone() }
                 }

@@ -99,6 +99,8 @@ pub struct ProviderWords {
     pub launches_failing: &'static str,
     /// What to check if machines run but no worker registers.
     pub workers_not_registering: &'static str,
+    /// What to change if workers register that do not take the jobs of all classes.
+    pub workers_without_classes: &'static str,
 }
 
 /// Why a request to the provider failed.

@@ -66,6 +66,7 @@ const WORDS: ProviderWords = ProviderWords {
     no_capacity: "no region has capacity now; no_capacity",
     launches_failing: "launches_failing",
     workers_not_registering: "workers_not_registering",
+    workers_without_classes: "workers_without_classes",
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -315,7 +315,7 @@ impl Driver {
         }
         let insist = round.work.is_some() && self.lapsed.is_some_and(|ago| ago >= round.takeover());
         let mut effects = VecDeque::from([Effect::AcquireLock { fresh: self.fresh, insist }]);
-        effects.extend(news.map(Effect::Publish));
+        effects.extend(news.map(|status| Effect::Publish(Box::new(status))));
         match &round.work {
             Some(work) => effects.extend(self.effects_of(work)),
             None => effects.push_back(pause),
@@ -430,7 +430,7 @@ impl Driver {
     fn on_published(&mut self, held: bool) {
         let published = self.round.as_mut().and_then(|round| round.effects.pop_front());
         match published {
-            Some(Effect::Publish(status)) if held => self.published = Some(status),
+            Some(Effect::Publish(status)) if held => self.published = Some(*status),
             _ => {
                 self.fence = None;
                 self.finish_round([]);

@@ -19,7 +19,7 @@ pub(crate) enum Effect {
         insist: bool,
     },
     /// Publish the status.
-    Publish(FleetStatus),
+    Publish(Box<FleetStatus>),
     /// Acquire a permit for a request of this class.
     AcquirePermit(RequestClass),
     /// Retire a machine's workers, unless one holds a lease.

@@ -207,10 +207,10 @@ impl<P: MachineProvider> Reconciler<P> {
             Effect::Publish(status) => {
                 log_conditions(&mut self.conditions, self.driver.plan(), P::words());
                 let Some(fence) = self.driver.fence() else { return Ok(EffectResult::Published(false)) };
-                let is_published = self.published.take().as_ref() == Some(&status);
+                let is_published = self.published.take().as_ref() == Some(&*status);
                 let held = is_published || queue.publish_fleet_status(fence, &status).await?;
                 if held {
-                    self.deps.status.send_replace(Some(status));
+                    self.deps.status.send_replace(Some(*status));
                 }
                 Ok(EffectResult::Published(held))
             }

@@ -29,6 +29,7 @@ pub(crate) const WORDS: ProviderWords = ProviderWords {
     no_capacity: "",
     launches_failing: "",
     workers_not_registering: "",
+    workers_without_classes: "",
 };
 
 /// Selects the counter of a write in the report.

@@ -97,7 +97,7 @@ impl Lock {
 /// An effect that takes time.
 enum InFlight {
     List,
-    Call(Result<Option<Machine>, ProviderError>),
+    Call(Box<Result<Option<Machine>, ProviderError>>),
     /// The process is suspended before it performs this effect.
     Suspended(Effect),
 }
@@ -149,7 +149,7 @@ impl Host {
             }
             let answer = match in_flight {
                 InFlight::List => Some(EffectResult::Listed(list(world, now)?)),
-                InFlight::Call(answer) => Some(EffectResult::Called(answer)),
+                InFlight::Call(answer) => Some(EffectResult::Called(*answer)),
                 InFlight::Suspended(effect) => self.carry_out(effect, world, limiter, lock, now)?,
             };
             let Some(answer) = answer else { return Ok(()) };
@@ -194,7 +194,7 @@ impl Host {
                 world.report.lists += 1;
                 (InFlight::List, 50..500)
             }
-            Effect::Call(operation) => (InFlight::Call(call(&operation, world, now)?), 50..900),
+            Effect::Call(operation) => (InFlight::Call(Box::new(call(&operation, world, now)?)), 50..900),
             effect => return Ok(Some(self.ask_redis(&effect, world, limiter, lock, now))),
         };
         limiter.send(now)?;
