@@ -304,7 +304,7 @@ fn workers_that_register_without_their_classes_are_failed_launches() {
             desk.waits_for("large", 1);
         }
         assert!(desk.acts().is_empty(), "nothing is launched during the hold");
-        assert!(desk.says("set a newer image in FLY_WORKER_IMAGE"));
+        assert!(desk.says("too old for classes of workers; workers_without_classes"));
         let mut corrected = desk.clone();
         corrected.policy.image = "image:2".to_owned();
         assert_eq!(corrected.steps(), ["create 01 any"]);
