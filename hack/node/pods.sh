@@ -102,31 +102,6 @@ complete_once pool-evicted
 pool_is_ready
 until_true "there is no pod without work" no_machine
 
-step "the node of such a pod does not answer: the pool says so, and the job goes on when it answers again"
-submit pool-lost 2
-freeze pool-lost
-pkill -STOP -x kubelet
-reason_is() { kubectl -n $space get wp pods -o json | jq -e --arg reason "$1" '.status.conditions[] | select(.type == "Ready") | .reason == $reason'; }
-until_true "the pool says that a node is lost" reason_is Unreachable
-pkill -CONT -x kubelet
-until_true "the node is there again" reason_is Reconciled
-pkill -CONT -x ffmpeg
-complete_once pool-lost
-first_attempt pool-lost
-
-step "the image of such a pod is not there: the pool says so, and goes on at once when its image is corrected"
-kubectl -n $space patch wp pods --type merge -p '{"spec": {"image": "ghcr.io/tcoder/missing:1"}}' >/dev/null
-submit pool-misspelt 2
-no_image() {
-  kubectl -n $space get wp pods -o json | jq -e '.status.conditions[] | select(.type == "Ready") |
-    .reason == "LaunchesFailing" and (.message | test("ErrImagePull|ImagePullBackOff"))'
-}
-until_true "the pool says that its image cannot be fetched" no_image
-pool 1 1Gi
-complete_once pool-misspelt
-pool_is_ready
-until_true "there is no pod without work" no_machine
-
 step "delete the pool during an encode: none of its pods is left, and the job waits for another worker"
 submit pool-deleted 2
 freeze pool-deleted
