@@ -85,7 +85,7 @@ async fn worker_pool_with_an_unknown_size_is_rejected_by_the_api_server() {
 async fn worker_pool_with_classes_that_are_no_names_is_rejected_by_the_api_server() {
     let site = site("class-names").await;
     let nine: Vec<String> = (0..9).map(|n| format!("class-{n}")).collect();
-    const NAMES: &str = "workerClasses must be names of classes of workers: 1 to 40 small letters";
+    const NAMES: &str = "workerClasses must be names of classes of workers: 1 to 40 lower-case letters";
     for (classes, words) in [
         (json!(["default", "Large"]), Some(NAMES)),
         (json!(["-large"]), Some(NAMES)),

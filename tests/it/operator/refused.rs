@@ -18,7 +18,7 @@ async fn schema_rejects_invalid_transcode_jobs() {
     let site = site("admission").await;
     const URL: &str = "url must be an http or https address";
     const KEY: &str = "key must be a path in the input bucket";
-    const CLASS: &str = "workerClass must be the name of a class of workers: 1 to 40 small letters";
+    const CLASS: &str = "workerClass must be the name of a class of workers: 1 to 40 lower-case letters";
     let key = json!({"key": "a.mp4"});
     let hook = |name: &str, key: &str| {
         let secret = json!({"name": name, "key": key});
