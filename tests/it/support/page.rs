@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use super::clips::{heavy, long_clip};
+use super::clips::{half_minute, heavy};
 use super::process::node;
 
 /// The folder with the screenshots of the last run, for inspection.
@@ -21,7 +21,7 @@ pub async fn drive(url: &str) -> (bool, String) {
     let shots = shots();
     run(
         "tests/page/page.mjs",
-        [url.as_ref(), long_clip().as_os_str(), heavy().as_os_str(), shots.as_os_str()],
+        [url.as_ref(), half_minute().as_os_str(), heavy().as_os_str(), shots.as_os_str()],
     )
     .await
 }
