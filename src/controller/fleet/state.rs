@@ -51,10 +51,8 @@ pub struct FleetState {
     pub(super) launches_stopped: Option<(u32, Moment)>,
     /// How the last launch failed.
     pub(super) launch_failure: Option<LaunchFailure>,
-    /// The image and the revision of the launches that failed.
-    pub(super) failed_revision: Option<(String, Option<String>)>,
-    /// The classes of the launches that failed.
-    pub(super) failed_classes: Option<WorkerClasses>,
+    /// The image, the revision and the classes of the launches that failed.
+    pub(super) failed_launch: Option<(String, Option<String>, WorkerClasses)>,
     /// What the provider said of it, if anything.
     pub(super) launch_said: Option<String>,
     /// What the provider said when it last had no capacity, if anything.
@@ -422,8 +420,7 @@ impl FleetState {
     pub(super) fn launch_failed(&mut self, why: LaunchFailure, policy: &FleetPolicy, now: Moment) {
         self.launch_failures = self.launch_failures.saturating_add(1);
         self.launch_failure = Some(why);
-        self.failed_revision = Some((policy.image.clone(), policy.revision.clone()));
-        self.failed_classes = Some(policy.classes.clone());
+        self.failed_launch = Some((policy.image.clone(), policy.revision.clone(), policy.classes.clone()));
         if self.launch_failures >= policy.launch_failures {
             self.launch_hold_until = Some(now + policy.deadlines.hold);
         }
@@ -444,11 +441,10 @@ impl FleetState {
 
     /// Forgets the failed launches if machines are made in another way now: somebody has corrected the policy.
     pub(super) fn forget_corrected_failures(&mut self, policy: &FleetPolicy) {
-        let is_other = |(image, revision): &(String, Option<String>)| {
-            *image != policy.image || *revision != policy.revision
-        };
-        let has_others = self.failed_classes.as_ref().is_some_and(|classes| *classes != policy.classes);
-        if has_others || self.failed_revision.as_ref().is_some_and(is_other) {
+        let is_corrected = self.failed_launch.as_ref().is_some_and(|(image, revision, classes)| {
+            *image != policy.image || *revision != policy.revision || *classes != policy.classes
+        });
+        if is_corrected {
             self.launch_succeeded();
         }
     }
@@ -457,8 +453,7 @@ impl FleetState {
         self.launch_failures = 0;
         self.launches_stopped = None;
         self.launch_failure = None;
-        self.failed_revision = None;
-        self.failed_classes = None;
+        self.failed_launch = None;
         self.launch_said = None;
         self.launch_hold_until = None;
     }

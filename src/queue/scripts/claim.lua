@@ -66,7 +66,8 @@ local function pop()
   return first, place, from, others
 end
 local id, place, from, others, part, s, _
--- What a version that knows no classes has put into the wrong lane moves to its own; at most so many at once.
+-- A version that knows no classes puts tasks of all classes into the default queue. A claim moves those that it finds there to
+-- the queues of their classes, at most 16 of them.
 for moved = 0, 16 do
   if moved == 16 then return { 'MOVED' } end
   id, place, from, others = pop()

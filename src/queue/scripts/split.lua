@@ -21,10 +21,10 @@ if is_anew then drop_parts(id) end
 local class = s[10] or ''
 redis.call('HSET', reports(id), 'plan', plan)
 local now = clock()
-local names, places, held = {}, {}, {}
+local names, tasks, places, held = {}, {}, {}, {}
 for i = 6, #ARGV, 3 do
   local task, place = id .. '/' .. ARGV[i], string.format('%.0f', s[3] + ARGV[i + 1])
-  names[#names + 1] = ARGV[i]
+  names[#names + 1], tasks[#tasks + 1] = ARGV[i], task
   -- The epochs of a part are above that of the split, so that none of them was used for a part of an earlier split.
   -- The fields without a use are those by which a version that knows no parts sees that it must leave this alone.
   redis.call('HSET', status(task), 'state', 'queued', 'epoch', epoch, 'attempt', 0, 'max', s[4], 'boost', s[5],
@@ -42,9 +42,7 @@ if held[1] then redis.call('ZADD', held_back(id), unpack(held)) end
 redis.call('HSET', status(id), 'split', epoch, 'attempt', 0, 'error', '', 'verify', '', 'playable', '',
   'sound', '', 'segments', segments, 'limited', held[1] and '1' or '', class_fields(class, SPLIT_VERSION))
 -- A version that knows no classes has left parts of an earlier split in the queue of their class.
-if class ~= '' then
-  for _, name in ipairs(names) do redis.call('ZREM', (lane(class)), id .. '/' .. name) end
-end
+if class ~= '' then dequeue(class, unpack(tasks)) end
 enqueue(class, unpack(places))
 redis.call('ZREM', leases, id .. ':' .. epoch)
 -- The parts are in the queue, and wait for workers, whatever happens.

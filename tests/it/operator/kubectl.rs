@@ -100,6 +100,27 @@ async fn plugin_follows_a_job_whose_submission_did_not_wait() {
     assert!(watched.status.success() && out(&watched).contains("144p"), "{}", err(&watched));
 }
 
+/// Follows the job `film` with the plugin until it prints such a line. The rest of its output is discarded.
+async fn watch_until(site: &Site, is_it: impl Fn(&str) -> bool) -> tokio::process::Child {
+    let mut command = tokio::process::Command::new(programs().join("kubectl-tcoder"));
+    command.args(["watch", "film", "-n", &site.namespace]).env("KUBECONFIG", site.cluster.kubeconfig());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut watch = spawn(command);
+    let mut lines = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let printed = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if is_it(&line) {
+                return;
+            }
+        }
+        panic!("the command ends without saying so");
+    };
+    tokio::time::timeout(PATIENCE, printed).await.expect("the command does not say so");
+    // It must still be able to write.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    watch
+}
+
 #[tokio::test]
 async fn plugin_says_what_a_job_waits_for() {
     let site = site("plugin-stalled").await;
@@ -107,20 +128,7 @@ async fn plugin_says_what_a_job_waits_for() {
     let webhook = json!({"url": "https://example.com/", "secretRef": {"name": "hook"}});
     site.make("film", json!({"input": {"key": key}, "qualities": ["144p"], "webhook": webhook})).await;
     let (_, reason, message) = site.condition("film", "Stalled").await;
-    let mut command = tokio::process::Command::new(programs().join("kubectl-tcoder"));
-    command.args(["watch", "film", "-n", &site.namespace]).env("KUBECONFIG", site.cluster.kubeconfig());
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut watch = spawn(command);
-    let mut lines = BufReader::new(watch.stderr.take().unwrap()).lines();
-    let said = async {
-        while let Some(line) = lines.next_line().await.unwrap() {
-            if line == format!("film: {message} ({reason})") {
-                return;
-            }
-        }
-        panic!("the command ends without saying so");
-    };
-    tokio::time::timeout(PATIENCE, said).await.expect("it does not say what the job waits for");
+    let mut watch = watch_until(&site, |line| line == format!("film: {message} ({reason})")).await;
     // The Secret is all that is missing.
     site.kubectl_ok(&[
         "create",
@@ -156,20 +164,8 @@ async fn plugin_says_when_no_pool_makes_workers_of_the_class_of_a_job() {
     let class = ["--worker-class", "class-of-nobody"];
     let submitted = submit(&site, &[&["--key", &key, "--name", "film"], &class[..]].concat()).await;
     assert!(submitted.status.success(), "{}", err(&submitted));
-    let mut command = tokio::process::Command::new(programs().join("kubectl-tcoder"));
-    command.args(["watch", "film", "-n", &site.namespace]).env("KUBECONFIG", site.cluster.kubeconfig());
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut watch = spawn(command);
-    let mut lines = BufReader::new(watch.stderr.take().unwrap()).lines();
-    let said = async {
-        while let Some(line) = lines.next_line().await.unwrap() {
-            if line.starts_with("film: no WorkerPool makes workers of the class class-of-nobody;") {
-                return;
-            }
-        }
-        panic!("the command ends without saying so");
-    };
-    tokio::time::timeout(PATIENCE, said).await.expect("it does not say that there is no such pool");
+    let no_pool = "film: no WorkerPool makes workers of the class class-of-nobody;";
+    let mut watch = watch_until(&site, |line| line.starts_with(no_pool)).await;
     site.kubectl_ok(&["delete", "tj", "film", "--wait=false"]).await;
     let ended =
         tokio::time::timeout(PATIENCE, watch.wait()).await.expect("the command does not end").unwrap();

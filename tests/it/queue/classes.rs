@@ -122,8 +122,8 @@ async fn job_of_a_class_wakes_a_worker_of_that_class_though_others_sleep() {
     all_woken(others).await;
 }
 
-/// A worker that was woken for a job of one class may claim one of another. Whoever sleeps and only takes the first is woken
-/// instead.
+/// A worker of two classes that was woken for a job of one may claim a job of the other. A worker that sleeps and takes only
+/// the first class is woken then.
 #[tokio::test]
 async fn wake_up_for_a_job_that_the_woken_worker_does_not_claim_is_passed_on() {
     let server = private_redis(&[]);

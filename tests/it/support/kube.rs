@@ -70,8 +70,8 @@ fn assets() -> PathBuf {
     )
 }
 
-/// A port without a listener, for a program that binds it later. It lies below those that the kernel gives to whoever asks
-/// for any, and is given once, so that nobody else takes it meanwhile.
+/// A port without a listener, for a program that binds it later. It is outside of the range of ephemeral ports, and is
+/// returned once, so that no other process or test takes it meanwhile.
 pub fn free_port() -> u16 {
     const PORTS: std::ops::Range<u16> = 20_000..32_000;
     static GIVEN: AtomicU16 = AtomicU16::new(0);

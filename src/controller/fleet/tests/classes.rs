@@ -182,7 +182,7 @@ fn pods(classes: &str, machines: &[(u32, Phase, Life)]) -> Desk {
 }
 
 impl Desk {
-    /// So many jobs wait for the workers of this class.
+    /// Sets the number of ready jobs of this class in the view of the queue.
     fn waits_for(&mut self, name: &str, pending: u64) {
         let view = ClassView { pending, ..ClassView::default() };
         self.seen.queue.as_mut().unwrap().waiting.insert(class(name), view);

@@ -2,6 +2,21 @@
 
 use super::*;
 
+/// What a status of the case is made from.
+fn frame<'a>(case: &'a Case, links: &'a UrlSigner, now: Millis) -> StatusContext<'a> {
+    StatusContext {
+        object: &case.object,
+        before: &case.before,
+        id: id(),
+        links,
+        price: None,
+        now,
+        hold: None,
+        refusal: None,
+        is_queue_known: true,
+    }
+}
+
 #[test]
 fn unreachable_storage_at_the_deadline_is_told_until_it_answers() {
     let said = |case: &Case| {
@@ -32,17 +47,7 @@ fn unreachable_storage_at_the_deadline_is_told_until_it_answers() {
 fn without_redis_what_was_known_stands() {
     let case = Case::in_state(none(), State::Running).written();
     let links = links(Readable::Nowhere);
-    let frame = StatusContext {
-        object: &case.object,
-        before: &case.before,
-        id: id(),
-        links: &links,
-        price: None,
-        now: NOW,
-        hold: None,
-        refusal: None,
-        is_queue_known: true,
-    };
+    let frame = frame(&case, &links, NOW);
     let status = frame.without_redis(None);
     assert_eq!((status.phase, status.progress_percent), (Some(JobPhase::Running), Some(42)));
     assert_eq!(holds(&status.conditions, condition::RECONCILING).unwrap().reason, reason::REDIS_UNAVAILABLE);
@@ -57,17 +62,7 @@ fn without_redis_a_video_stays_playable_and_what_is_to_be_done_stays_said() {
     case.object.spec.qualities = Some(vec![crate::job::Quality::P144]);
     let case = case.written();
     let links = links(Readable::Nowhere);
-    let frame = StatusContext {
-        object: &case.object,
-        before: &case.before,
-        id: id(),
-        links: &links,
-        price: None,
-        now: NOW.plus(60_000),
-        hold: None,
-        refusal: None,
-        is_queue_known: true,
-    };
+    let frame = frame(&case, &links, NOW.plus(60_000));
     let status = frame.without_redis(None);
     for (type_, reason) in
         [(condition::PLAYABLE, reason::PLAYABLE), (condition::STALLED, reason::IMMUTABLE_FIELD)]
@@ -89,17 +84,7 @@ fn without_redis_a_video_stays_playable_and_what_is_to_be_done_stays_said() {
 fn a_used_up_quota_of_redis_is_a_condition_that_says_what_to_do_and_stays_as_it_is() {
     let case = Case::in_state(none(), State::Running).written();
     let links = links(Readable::Nowhere);
-    let frame = StatusContext {
-        object: &case.object,
-        before: &case.before,
-        id: id(),
-        links: &links,
-        price: None,
-        now: NOW,
-        hold: None,
-        refusal: None,
-        is_queue_known: true,
-    };
+    let frame = frame(&case, &links, NOW);
     let refusal = |usage: u32| QueueError::Quota(format!("max requests limit exceeded. Usage: {usage}"));
     let status = frame.without_redis(refusal(500_001).remedy());
     let condition = holds(&status.conditions, condition::RECONCILING).unwrap();
